@@ -1,0 +1,17 @@
+"""zokern: kernels for zeroth-order optimization, training with forward passes only."""
+
+from . import backends
+from .backends import use_backend
+from .ops import normal, perturb_
+from .random import STREAM_VERSION, derive_seed
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "STREAM_VERSION",
+    "backends",
+    "derive_seed",
+    "normal",
+    "perturb_",
+    "use_backend",
+]

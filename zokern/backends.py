@@ -1,0 +1,149 @@
+"""The seam: which backend serves which device, and the reason each other one does not.
+
+A backend is a module with `OPS: dict[str, callable]` and `unavailable_reason(device_type)`.
+Preference is cuda, triton, reference on a GPU and cpu, reference elsewhere. `ZOKERN_BACKEND=name`
+or `use_backend(name)` asks for one; asking for one that is unavailable raises with its reason.
+Only the automatic choice falls back. Nothing outside this file asks whether a GPU is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
+
+MODULES = {
+    "cuda": "zokern.native.cuda",
+    "triton": "zokern.triton_kernels",
+    "cpu": "zokern.native.cpu",
+    "reference": "zokern.reference",
+}
+PREFERENCE = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
+ISAS = ("portable", "avx2", "avx512")
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend was asked for by name and cannot serve; the message says why."""
+
+
+@dataclass(frozen=True)
+class _Choice:
+    backend: str | None = None
+    isa: str | None = None
+
+
+_choice: ContextVar[_Choice] = ContextVar("zokern_backend", default=_Choice())
+
+
+@functools.cache
+def _load(name: str) -> ModuleType | str:
+    """The backend's module, or the reason it cannot be imported."""
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        return f"{MODULES[name]} cannot be imported: {error}"
+
+
+def unavailable_reason(name: str, device_type: str, op: str | None = None) -> str | None:
+    """Why backend `name` does not serve `device_type` (and `op`); None when it does."""
+    module = _load(name)
+    if isinstance(module, str):
+        return module
+    reason: str | None = module.unavailable_reason(device_type)
+    if reason is None and op is not None and op not in module.OPS:
+        reason = f"backend {name} does not have the op {op}"
+    return reason
+
+
+def _check_names(backend: str | None, isa: str | None, source: str) -> None:
+    if backend is not None and backend not in MODULES:
+        raise ValueError(f"{source}: unknown backend {backend!r}; known: {', '.join(MODULES)}")
+    if isa is not None and isa not in ISAS:
+        raise ValueError(f"{source}: unknown instruction set {isa!r}; known: {', '.join(ISAS)}")
+
+
+@contextlib.contextmanager
+def use_backend(backend: str, isa: str | None = None) -> Iterator[None]:
+    """Asks for one backend within a `with` block, in this thread or task.
+
+    Args:
+        backend: "cuda", "triton", "cpu" or "reference".
+        isa: for "cpu": "portable", "avx2" or "avx512"; None leaves the best this machine runs
+            (or what `ZOKERN_ISA` says).
+
+    Raises:
+        ValueError: unknown name.
+        BackendUnavailable: the backend cannot run in this process on any device, with its reason.
+
+    Example:
+        >>> with zokern.use_backend("reference"):
+        ...     z = zokern.normal(8, seed=0)
+    """
+    _check_names(backend, isa, "use_backend")
+    if isa is not None and backend != "cpu":
+        raise ValueError(f"use_backend: isa={isa!r} goes with backend 'cpu', got {backend!r}")
+    reasons = {d: unavailable_reason(backend, d) for d in PREFERENCE}
+    if all(reasons.values()):
+        own = reasons["cuda" if backend in ("cuda", "triton") else "cpu"]
+        raise BackendUnavailable(f"backend {backend!r} was asked for but is unavailable: {own}")
+    if isa is not None:
+        importlib.import_module(MODULES["cpu"]).check_isa(isa)
+    token = _choice.set(_Choice(backend, isa))
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def requested() -> tuple[str | None, str | None]:
+    """(backend, isa) asked for by `use_backend` or the environment; None where nothing was asked."""
+    choice = _choice.get()
+    backend = choice.backend or os.environ.get("ZOKERN_BACKEND") or None
+    isa = choice.isa or os.environ.get("ZOKERN_ISA") or None
+    if choice.backend is None:
+        _check_names(backend, None, "ZOKERN_BACKEND")
+    if choice.isa is None:
+        _check_names(None, isa, "ZOKERN_ISA")
+    return backend, isa
+
+
+def select(op: str, device_type: str) -> tuple[str, Callable[..., None]]:
+    """The backend that serves `op` on `device_type`, and its function."""
+    asked, _ = requested()
+    if asked is not None:
+        reason = unavailable_reason(asked, device_type, op)
+        if reason is not None:
+            raise BackendUnavailable(f"backend {asked!r} was asked for but is unavailable: {reason}")
+        names: tuple[str, ...] = (asked,)
+    else:
+        names = PREFERENCE.get(device_type, ("reference",))
+    for name in names:
+        module = _load(name)
+        if not isinstance(module, str) and unavailable_reason(name, device_type, op) is None:
+            return name, module.OPS[op]
+    raise BackendUnavailable(f"no backend serves {op} on device type {device_type!r}")
+
+
+def status() -> list[dict[str, str]]:
+    """One row per backend: name, device, ops it has, and the reason it is unavailable or ""."""
+    rows = []
+    for name in MODULES:
+        device = "cuda" if name in ("cuda", "triton") else "cpu"
+        module = _load(name)
+        ops = "" if isinstance(module, str) else ", ".join(sorted(module.OPS))
+        detail = "" if isinstance(module, str) else getattr(module, "detail", lambda: "")()
+        rows.append(
+            {
+                "backend": name,
+                "device": "any" if name == "reference" else device,
+                "ops": ops,
+                "detail": detail,
+                "unavailable": unavailable_reason(name, device) or "",
+            }
+        )
+    return rows
