@@ -4,11 +4,11 @@ from . import backends
 from .backends import use_backend
 from .ops import normal, perturb_
 from .random import STREAM_VERSION, derive_seed
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "STREAM_VERSION",
+    "__version__",
     "backends",
     "derive_seed",
     "normal",

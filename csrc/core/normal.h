@@ -14,6 +14,9 @@
 #include <cstring>
 
 #include "philox.h"
+#ifdef __CUDACC__
+#include "../cuda/sqrt.cuh"
+#endif
 
 namespace zk {
 
@@ -62,11 +65,22 @@ ZK_INLINE float fma_rn(float a, float b, float c) {
 #endif
 }
 
+// (a & mask) | bits
+ZK_INLINE uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
+#ifdef __CUDA_ARCH__
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits));
+  return r;
+#else
+  return (a & mask) | bits;
+#endif
+}
+
 ZK_INLINE float radius(uint32_t w) {
-  const float f = bits_float((w & 0x007fffffu) | 0x4b000000u) - 8388607.5f;  // exact: k + 1/2
+  const float f = bits_float(and_or(w, 0x007fffffu, 0x4b000000u)) - 8388607.5f;  // exact: k + 1/2
   const uint32_t bits = float_bits(f);
-  const float t = bits_float(((bits >> 8) & 0x007f8000u) | 0x43800000u);
-  const float d = bits_float((bits & 0x007fffffu) | 0x3f800000u) - 2.0f;
+  const float t = bits_float(and_or(bits >> 8, 0x007f8000u, 0x43800000u));
+  const float d = bits_float(and_or(bits, 0x007fffffu, 0x3f800000u)) - 2.0f;
   const float e = (405.0f - t) * kLn;
   float q = fma_rn(kLogP6, d, kLogP5);
   q = fma_rn(q, d, kLogP4);
@@ -76,7 +90,7 @@ ZK_INLINE float radius(uint32_t w) {
   q = fma_rn(q, d, kLogP0);
   const float r2 = fma_rn(q, d, e);
 #ifdef __CUDA_ARCH__
-  return __fsqrt_rn(r2);
+  return sqrt_in_range(r2);
 #else
   return std::sqrt(r2);
 #endif
@@ -85,14 +99,23 @@ ZK_INLINE float radius(uint32_t w) {
 // The two normals of word w, with `partner` the word it borrows angle bits from (w[j ^ 1]).
 ZK_INLINE void normal_pair(uint32_t w, uint32_t partner, float& z0, float& z1) {
   const float r = radius(w);
-  const float x = bits_float(((w >> 7) & 0x007f0000u) | (partner & 0xffffu) | 0x40000000u) - 3.0f;
+  const float x = bits_float(and_or(partner, 0xffffu, and_or(w >> 7, 0x007f0000u, 0x40000000u))) - 3.0f;
   const float y = x * x;
   const float s = fma_rn(fma_rn(kSin2, y, kSin1), y, kSin0) * x;
   float c = fma_rn(fma_rn(fma_rn(kCos3, y, kCos2), y, kCos1), y, 1.0f);
   c = bits_float(float_bits(c) ^ (w & 0x80000000u));
+#ifdef __CUDA_ARCH__
+  float first, second;  // one LOP3 into a predicate; `(w & bit) != 0` compiles to three instructions
+  asm("{.reg .pred p; .reg .u32 t; and.b32 t, %4, 0x40000000; setp.ne.u32 p, t, 0;"
+      " selp.f32 %0, %2, %3, p; selp.f32 %1, %3, %2, p;}"
+      : "=f"(first), "=f"(second) : "f"(s), "f"(c), "r"(w));
+  z0 = r * first;
+  z1 = r * second;
+#else
   const bool swap = (w & 0x40000000u) != 0;
   z0 = r * (swap ? s : c);
   z1 = r * (swap ? c : s);
+#endif
 }
 
 // The eight normals of block b are those of elements 8b .. 8b+7.

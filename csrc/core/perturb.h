@@ -35,6 +35,28 @@ ZK_INLINE uint16_t bf16_stochastic(float f, uint32_t random16) {
   return static_cast<uint16_t>((u + random16) >> 16);
 }
 
+// fp16 conversions in integer arithmetic, for targets without an instruction for them.
+ZK_INLINE float half_to_float(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
+  if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24, exact
+    return bits_float(float_bits(static_cast<float>(mantissa) * 0x1p-24f) | sign);
+  }
+  const uint32_t wide_exponent = exponent == 31u ? 255u : exponent + 112u;
+  return bits_float(sign | (wide_exponent << 23) | (mantissa << 13));
+}
+
+ZK_INLINE uint16_t half_nearest(float f) {
+  const uint32_t u = float_bits(f), sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+  if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (magnitude < 0x38800000u) {  // subnormal result: adding 1/2 lines up the bits, and the addition rounds
+    const float shifted = bits_float(magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (float_bits(shifted) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
 // Rounds f to a multiple of fp16's spacing at |f|, up with probability equal to the discarded part;
 // the result is exact in fp16 (or beyond its range, then infinite after the conversion).
 ZK_INLINE float fp16_stochastic_grid(float f, uint32_t random16) {

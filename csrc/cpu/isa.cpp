@@ -1,0 +1,31 @@
+// Which instruction sets this machine runs.
+#include "../zokern.h"
+
+extern "C" int zk_cpu_has_isa(int isa) {
+  if (isa == ZK_PORTABLE) return 1;
+#ifdef ZK_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (isa == ZK_AVX2) return avx2;
+  if (isa == ZK_AVX512) {
+    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+#endif
+  return 0;
+}
+
+extern "C" int zk_cpu_best_isa(void) {
+  return zk_cpu_has_isa(ZK_AVX512) ? ZK_AVX512 : zk_cpu_has_isa(ZK_AVX2) ? ZK_AVX2 : ZK_PORTABLE;
+}
+
+extern "C" const char* zk_status_string(int status) {
+  switch (status) {
+    case ZK_OK: return "ok";
+    case ZK_BAD_DTYPE: return "unknown dtype";
+    case ZK_BAD_ISA: return "this machine does not run the instruction set asked for";
+    case ZK_NO_CUDA: return "built without CUDA";
+    case ZK_CUDA_ERROR: return "CUDA reported an error";
+    default: return "unknown status";
+  }
+}

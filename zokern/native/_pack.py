@@ -1,0 +1,28 @@
+"""Tensor lists as the C interface takes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+DISTRIBUTION = {"gaussian": 0, "rademacher": 1}
+ROUNDING = {"nearest": 0, "stochastic": 1}
+
+Packed = tuple[int, int, int, int, int, int, list[int], list[int], list[int]]
+
+
+def pack(source: Tensor | None, target: Tensor, stream: int, offset: int) -> Packed:
+    """One tensor as (src, dst, numel, offset, stream, dtype, sizes, src strides, dst strides)."""
+    src = 0 if source is None else source.data_ptr()
+    head = (src, target.data_ptr(), target.numel(), offset, stream, DTYPE[target.dtype])
+    if target.is_contiguous() and (source is None or source.is_contiguous()):
+        return *head, [], [], []
+    strides = target.stride() if source is None else source.stride()
+    return *head, list(target.shape), list(strides), list(target.stride())
+
+
+def pack_list(
+    params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]
+) -> list[Packed]:
+    return [pack(p, o, s, f) for p, o, s, f in zip(params, out, streams, offsets)]

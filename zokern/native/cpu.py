@@ -1,0 +1,74 @@
+"""The CPU backend: portable, AVX2 and AVX-512 kernels, chosen at run time.
+
+`ZOKERN_ISA=portable|avx2|avx512` or `use_backend("cpu", isa=...)` asks for one. Threads are
+`torch.get_num_threads()`; results do not depend on either.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ._pack import DISTRIBUTION, ROUNDING, pack, pack_list
+
+try:
+    from .. import _C
+except ImportError as error:
+    _C = None
+    _reason = f"this installation has no compiled kernels ({error}); install with a C++ compiler"
+
+
+def unavailable_reason(device_type: str) -> str | None:
+    if _C is None:
+        return _reason
+    return None if device_type == "cpu" else f"it runs on CPU tensors, not {device_type}"
+
+
+def available_isas() -> list[str]:
+    """Instruction sets this machine runs, slowest first."""
+    if _C is None:
+        return []
+    return [name for i, name in enumerate(backends.ISAS) if _C.cpu_has_isa(i)]
+
+
+def check_isa(isa: str) -> None:
+    if isa not in available_isas():
+        raise backends.BackendUnavailable(f"this machine does not run instruction set {isa!r}")
+
+
+def current_isa() -> str:
+    """The instruction set the next call uses."""
+    _, asked = backends.requested()
+    if asked is None:
+        return backends.ISAS[_C.cpu_best_isa()]
+    check_isa(asked)
+    return asked
+
+
+def detail() -> str:
+    return "" if _C is None else f"{current_isa()} of {', '.join(available_isas())}"
+
+
+def _run(tensors: list, seeds: list[int], scales: list[float], decay: float, lane: int,
+         distribution: str, rounding: str) -> None:  # fmt: skip
+    isa = backends.ISAS.index(current_isa())
+    _C.cpu_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
+                   ROUNDING[rounding], isa, torch.get_num_threads())  # fmt: skip
+
+
+def perturb_(
+    params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
+    streams: list[int], offsets: list[int], distribution: str, rounding: str,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
+    tensors = pack_list(params, out, streams, offsets)
+    _run(tensors, seeds, scales, decay, 0, distribution, rounding)
+
+
+def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
+    """Fills `out`: a move from zeros with scale 1."""
+    _run([pack(None, out, stream, offset)], [seed], [1.0], 1.0, lane, distribution, "nearest")
+
+
+OPS = {"perturb_": perturb_, "normal_": normal_}

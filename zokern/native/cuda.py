@@ -1,0 +1,50 @@
+"""The CUDA backend: one launch for a whole list of tensors, on PyTorch's current stream."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._pack import DISTRIBUTION, ROUNDING, Packed, pack, pack_list
+
+try:
+    from .. import _C
+except ImportError as error:
+    _C = None
+    _reason = f"this installation has no compiled kernels ({error}); install with nvcc"
+
+
+def unavailable_reason(device_type: str) -> str | None:
+    if _C is None:
+        return _reason
+    if device_type != "cuda":
+        return f"it runs on CUDA tensors, not {device_type}"
+    if _C.cuda_device_count() == 0:
+        return _C.cuda_last_error() or "no CUDA device was found"
+    return None if torch.cuda.is_available() else "this PyTorch was built without CUDA"
+
+
+def _run(tensors: list[Packed], device: torch.device, seeds: list[int], scales: list[float],
+         decay: float, lane: int, distribution: str, rounding: str) -> None:  # fmt: skip
+    index = torch.cuda.current_device() if device.index is None else device.index
+    stream = torch.cuda.current_stream(device).cuda_stream
+    _C.cuda_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
+                    ROUNDING[rounding], index, stream)  # fmt: skip
+
+
+def perturb_(
+    params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
+    streams: list[int], offsets: list[int], distribution: str, rounding: str,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
+    tensors = pack_list(params, out, streams, offsets)
+    _run(tensors, params[0].device, seeds, scales, decay, 0, distribution, rounding)
+
+
+def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
+    """Fills `out`: a move from zeros with scale 1."""
+    tensors = [pack(None, out, stream, offset)]
+    _run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
+
+
+OPS = {"perturb_": perturb_, "normal_": normal_}
