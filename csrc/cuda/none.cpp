@@ -1,0 +1,8 @@
+// The CUDA entry points of a build without nvcc.
+#include "../zokern.h"
+
+extern "C" int zk_cuda_perturb(const zk_tensor*, int64_t, const zk_move*, int, void*) { return ZK_NO_CUDA; }
+
+extern "C" int zk_cuda_device_count(void) { return 0; }
+
+extern "C" const char* zk_cuda_last_error(void) { return "built without nvcc: no CUDA kernels in this library"; }

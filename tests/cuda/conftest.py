@@ -1,0 +1,126 @@
+"""The CUDA kernels without a device: their body compiled for the host, and the tools that read cubins."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+DISTRIBUTIONS = {"gaussian": 0, "rademacher": 1}
+ROUNDINGS = {"nearest": 0, "stochastic": 1}
+MAX_DIMS = 8
+
+
+class CTensor(ctypes.Structure):
+    """zk_tensor of csrc/zokern.h."""
+
+    _fields_ = [
+        ("src", ctypes.c_void_p),
+        ("dst", ctypes.c_void_p),
+        ("numel", ctypes.c_int64),
+        ("offset", ctypes.c_uint64),
+        ("stream", ctypes.c_uint32),
+        ("dtype", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("sizes", ctypes.c_int64 * MAX_DIMS),
+        ("src_strides", ctypes.c_int64 * MAX_DIMS),
+        ("dst_strides", ctypes.c_int64 * MAX_DIMS),
+    ]
+
+
+class CMove(ctypes.Structure):
+    """zk_move of csrc/zokern.h."""
+
+    _fields_ = [
+        ("seeds", ctypes.POINTER(ctypes.c_uint64)),
+        ("scales", ctypes.POINTER(ctypes.c_float)),
+        ("count", ctypes.c_int64),
+        ("decay", ctypes.c_float),
+        ("lane", ctypes.c_uint32),
+        ("distribution", ctypes.c_int32),
+        ("rounding", ctypes.c_int32),
+    ]
+
+
+def describe(source: Tensor | None, target: Tensor, stream: int, offset: int) -> CTensor:
+    c = CTensor(
+        src=None if source is None else source.data_ptr(),
+        dst=target.data_ptr(),
+        numel=target.numel(),
+        offset=offset,
+        stream=stream,
+        dtype=DTYPES[target.dtype],
+    )
+    like = target if source is None else source
+    if not (target.is_contiguous() and like.is_contiguous()):
+        c.ndim = target.dim()
+        for d in range(target.dim()):
+            c.sizes[d] = target.shape[d]
+            c.src_strides[d] = like.stride(d)
+            c.dst_strides[d] = target.stride(d)
+    return c
+
+
+class Emulator:
+    """perturb_ by the CUDA kernels' thread body, run over the whole grid on the host."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+        self.launches = self.single_launches = 0
+
+    def perturb_(self, params, seeds, scales, *, decay=1.0, streams=None, offsets=None, lane=0,
+                 distribution="gaussian", rounding="nearest", out=None, resident=5):  # fmt: skip
+        """`params[i]` may be None (zeros) where `out[i]` is given. `resident`: blocks of the device."""
+        out = params if out is None else out
+        streams = range(len(out)) if streams is None else streams
+        offsets = [0] * len(out) if offsets is None else offsets
+        tensors = (CTensor * len(out))(*map(describe, params, out, streams, offsets))
+        move = CMove(
+            (ctypes.c_uint64 * len(seeds))(*seeds),
+            (ctypes.c_float * len(seeds))(*scales),
+            len(seeds),
+            decay,
+            lane,
+            DISTRIBUTIONS[distribution],
+            ROUNDINGS[rounding],
+        )
+        launches, single = ctypes.c_int(), ctypes.c_int()
+        status = self.library.emulated_perturb(
+            tensors, ctypes.c_int64(len(out)), ctypes.byref(move), resident,
+            ctypes.byref(launches), ctypes.byref(single),
+        )  # fmt: skip
+        self.launches, self.single_launches = launches.value, single.value
+        return status
+
+    def block(self, counter: list[int], seed: int) -> tuple[list[int], list[int]]:
+        """Words and fp32 bit patterns of the eight normals of one counter."""
+        words, z = (ctypes.c_uint32 * 4)(), (ctypes.c_float * 8)()
+        c = (ctypes.c_uint32 * 4)(*counter)
+        self.library.emulated_block(c, ctypes.c_uint64(seed), words, z)
+        return list(words), list((ctypes.c_uint32 * 8).from_buffer(z))
+
+    def radius_range(self) -> tuple[float, float]:
+        smallest, largest = ctypes.c_float(), ctypes.c_float()
+        self.library.radius_range(ctypes.byref(smallest), ctypes.byref(largest))
+        return smallest.value, largest.value
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (g++ or clang++) to compile the emulation with")
+    library = tmp_path_factory.mktemp("emulation") / "emulate.so"
+    subprocess.run(
+        [compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC",
+         "-shared", str(ROOT / "tests/cuda/emulate.cpp"), "-o", str(library)],
+        check=True,
+    )  # fmt: skip
+    return Emulator(library)
