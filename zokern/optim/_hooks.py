@@ -1,0 +1,77 @@
+"""Hooks that land what is pending before a module is used outside a step (`lazy=True`)."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from .engine import Engine
+
+
+def _nothing(*args: object, **kwargs: object) -> None:
+    """What a hook becomes in a copied or unpickled module: the copy has no optimizer."""
+
+
+def _inert() -> object:
+    return _nothing
+
+
+class ModuleHook:
+    """A hook that holds its engine weakly and stays out of copies of the module.
+
+    Copying or pickling a module copies its hooks too. At that moment what is pending is landed;
+    parameters that a deep copy has already taken are brought up to date.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        engine = self._engine()
+        if engine is not None and not engine.busy and engine.pending:
+            with torch.no_grad():
+                engine.land()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> object:
+        engine = self._engine()
+        if engine is not None and not engine.busy and engine.pending:
+            with torch.no_grad():
+                engine.land()
+                for p in engine.trainables.params:
+                    copied = memo.get(id(p))
+                    if isinstance(copied, torch.Tensor):
+                        copied.copy_(p)
+        return _nothing
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # torch.save writes storages after all objects, so landing here is in time for it
+        ModuleHook.__call__(self)
+        return _inert, ()
+
+
+def owners(root: nn.Module, params: Iterable[torch.Tensor]) -> dict[nn.Module, list[int]]:
+    """The modules of `root` that hold trainables themselves, and which (ordinals)."""
+    ordinal = {id(p): i for i, p in enumerate(params)}
+    found: dict[nn.Module, list[int]] = {}
+    for module in root.modules():
+        own = [ordinal[id(p)] for p in module._parameters.values() if id(p) in ordinal]
+        if own:
+            found[module] = list(dict.fromkeys(own))
+    return found
+
+
+def land_before_use(
+    root: nn.Module, modules: Iterable[nn.Module], engine: Engine
+) -> list[RemovableHandle]:
+    """Hooks the root and the given modules: before forward, `state_dict` and `load_state_dict`."""
+    hook = ModuleHook(engine)
+    handles = []
+    for module in dict.fromkeys([root, *modules]):
+        handles.append(module.register_forward_pre_hook(hook, prepend=True))
+        handles.append(module.register_state_dict_pre_hook(hook))
+        handles.append(module.register_load_state_dict_pre_hook(hook))
+    return handles

@@ -1,0 +1,114 @@
+"""Finds reads of weights that `restore="exact"` did not perturb."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from .restore_exact import Exact
+
+Extent = tuple[int, int]
+
+# properties that give values; all others (shape, dtype, device, ...) give facts about the tensor
+VALUE_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+# fmt: off
+FACTS = frozenset({
+    "__hash__", "__len__", "__repr__", "__set__", "__delete__", "dim", "element_size", "empty_like",
+    "full_like", "get_device", "is_complex", "is_contiguous", "is_floating_point", "is_inference",
+    "is_pinned", "is_shared", "ndimension", "nelement", "new_empty", "new_full", "new_ones",
+    "new_tensor", "new_zeros", "numel", "ones_like", "register_hook", "requires_grad_",
+    "result_type", "size", "storage_offset", "stride", "zeros_like",
+})
+# fmt: on
+
+
+def _is_fact(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") not in VALUE_PROPERTIES
+    return name in FACTS
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+class Watch(TorchFunctionMode):
+    """While active, sees every tensor given to a torch function.
+
+    `found` collects trainables whose base memory was read, through the parameter or any alias of
+    it, and (filled in by the engine) those of a module that let a view of its scratch outlive its
+    forward, such as one that returns its weight transposed.
+    """
+
+    def __init__(self, engine: Exact, due: Sequence[int]) -> None:
+        super().__init__()
+        self.engine = engine
+        self.found: set[int] = set()
+        self._paused = 0
+        self._places: dict[int, list[tuple[Extent, int]]] = {}
+        for i in due:
+            p = engine.trainables.params[i]
+            if p.numel():
+                self._places.setdefault(_storage(p), []).append((extent_of(p), i))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For the engine's own reads."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._paused or _is_fact(func):
+            return func(*args, **kwargs)
+        for tensor in _tensors((args, kwargs)):
+            self._look(tensor)
+        result = func(*args, **kwargs)
+        for frame in self.engine.frames:
+            for tensor in _tensors(result) if frame.extents else ():
+                if _storage(tensor) and _meet(extent_of(tensor), frame.extents):
+                    frame.aliases.append(weakref.ref(tensor))
+        return result
+
+    def _look(self, tensor: Tensor) -> None:
+        for extent, i in self._places.get(_storage(tensor), ()):
+            if _meet(extent, [extent_of(tensor)]):
+                self.found.add(i)
+
+
+def _meet(extent: Extent, others: Sequence[Extent]) -> bool:
+    return any(extent[0] < stop and start < extent[1] for start, stop in others)
+
+
+def _storage(tensor: Tensor) -> int:
+    """Address of the tensor's storage; 0 where there is none (meta, sparse)."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return 0
+    return tensor.untyped_storage().data_ptr()
+
+
+def extent_of(tensor: Tensor) -> Extent:
+    """First and one-past-last byte."""
+    start = tensor.data_ptr()
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return start, start + (last + 1) * tensor.element_size()

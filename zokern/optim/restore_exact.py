@@ -1,0 +1,328 @@
+r"""`restore="exact"`: base weights are never displaced.
+
+Just before a module's forward, round(w + sum coef * z) of the trainables that it holds itself is
+written to a scratch and swapped in (`p.data`); just after, the base comes back. The scratch is a
+stack, one buffer a device that is kept between steps: its size is what is nested at once, in most
+models the largest layer. Swapping `p.data` rather than the module's entry keeps the parameter's
+identity, so tied weights, flat-weight lists of recurrent layers and compiled guards stay right; a
+tied weight has one stream and so one perturbed value, wherever it is used.
+
+A trainable may be read where no hook sees it: nn.MultiheadAttention reads out_proj.weight itself, a
+tied head calls F.linear(x, embed.weight), a forward is called without hooks. So evaluations count
+which trainables were swapped in, and the 1st, 2nd, 4th, 8th, ... watch every tensor that a torch
+function is given (`_watch.py`). A trainable that was due and not swapped in, read elsewhere, or
+kept by a module beyond its forward is from then on covered by a snapshot, and that evaluation
+repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ._hooks import ModuleHook
+from ._watch import Extent, Watch, extent_of
+from .engine import (
+    IDENTITY,
+    Affine,
+    Apply,
+    Engine,
+    Snapshot,
+    Terms,
+    Trainables,
+    uninterrupted,
+)
+
+SMALL = 1 / 16
+ALIGN = 64
+DUE, SWAPPED, SETTLED = 0, 1, 2
+
+
+def choose_restore(params: Sequence[Tensor], module: nn.Module | None) -> str:
+    """What `restore="auto"` means.
+
+    float32 and float64: "inplace". With any bfloat16 or float16 trainable (where moving weights to
+    and fro drifts by 12 % of their rms in 1 000 bf16 steps): "snapshot" with bare parameters, for a
+    compiled module (hooks would break its graph), and for small trainable sets, up to 1/16 of the
+    module's parameter bytes, as adapters are: the copy is then no burden and one pass is faster
+    than a pass a module. Otherwise "exact".
+    """
+    if all(p.dtype in (torch.float32, torch.float64) for p in params):
+        return "inplace"
+    if module is None or any(_is_compiled(m) for m in module.modules()):
+        return "snapshot"
+    total = sum(p.numel() * p.element_size() for p in module.parameters())
+    own = sum(p.numel() * p.element_size() for p in params)
+    return "snapshot" if own <= SMALL * total else "exact"
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+
+
+class Scratch:
+    """A stack of bytes a device. Views are kept, so that a step like the last makes no tensor."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[torch.device, Tensor] = {}
+        self.used: dict[torch.device, int] = {}
+        self.peak: dict[torch.device, int] = {}
+        self._views: dict[int, tuple[int, Tensor]] = {}
+
+    def take(self, i: int, like: Tensor) -> Tensor:
+        """Room for the trainable `i`, with its shape, dtype and (dense) strides."""
+        device = like.device
+        offset = self.used.get(device, 0)
+        size = like.numel() * like.element_size()
+        stop = self.used[device] = offset + -(-size // ALIGN) * ALIGN
+        self.peak[device] = max(stop, self.peak.get(device, 0))
+        buffer = self.buffers.get(device)
+        at, view = self._views.get(i, (-1, like))
+        if at == offset and view.shape == like.shape and view.dtype == like.dtype:
+            return view
+        with torch.inference_mode(False):
+            if buffer is None or stop > buffer.numel():
+                return torch.empty_like(like)  # only until `fit`
+            strides = torch.empty_like(like, device="meta").stride()
+            flat = buffer[offset : offset + size].view(like.dtype)
+            view = flat.as_strided(like.shape, strides, flat.storage_offset())
+        self._views[i] = (offset, view)
+        return view
+
+    def mark(self) -> dict[torch.device, int]:
+        """The stack's height, for `release`."""
+        return dict(self.used)
+
+    def release(self, mark: dict[torch.device, int]) -> None:
+        """Takes off all that was put on since `mark`."""
+        for device in self.used:
+            self.used[device] = mark.get(device, 0)
+
+    def fit(self) -> None:
+        """Empties the stack, and grows the buffers to what was in use at most."""
+        for device, peak in self.peak.items():
+            self.used[device] = 0
+            buffer = self.buffers.pop(device, None)
+            if buffer is None or buffer.numel() < peak:
+                self._views.clear()
+                with torch.inference_mode(False):
+                    buffer = torch.empty(peak, dtype=torch.uint8, device=device)
+            self.buffers[device] = buffer
+
+
+@dataclass
+class Frame:
+    """One running forward: the bases of what it swapped, and the scratch's height before."""
+
+    place: _Place
+    bases: dict[int, Tensor]
+    used: dict[torch.device, int]
+    extents: list[Extent] = field(default_factory=list)
+    aliases: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+
+class _Place(ModuleHook):
+    """A module that holds trainables: the pre-hook of its forward."""
+
+    def __init__(self, engine: Exact, own: Sequence[int]) -> None:
+        super().__init__(engine)
+        self.own = list(own)
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        engine = self._engine()
+        if isinstance(engine, Exact) and engine.active:
+            engine.enter(self)
+
+
+class _After(ModuleHook):
+    """The hook after the forward of a place, also when it raised."""
+
+    def __init__(self, engine: Exact, place: _Place) -> None:
+        super().__init__(engine)
+        self.place = place
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        engine = self._engine()
+        if isinstance(engine, Exact) and engine.active:
+            engine.leave(self.place)
+
+
+class Exact(Engine):
+    """Perturbs copies, module by module; see the top of this file.
+
+    Args:
+        trainables, apply, rounding: as for `Engine`.
+        owners: the modules that hold trainables themselves, and which. Others are covered.
+    """
+
+    defers = False
+
+    def __init__(
+        self,
+        trainables: Trainables,
+        apply: Apply,
+        rounding: str,
+        *,
+        owners: Mapping[nn.Module, Sequence[int]],
+    ) -> None:
+        super().__init__(trainables, apply, rounding)
+        self.cover = Snapshot(trainables, apply, rounding, indices=[])
+        self.scratch = Scratch()
+        self.active = False
+        self.evaluations = 0
+        self.repeated = 0
+        self.frames: list[Frame] = []
+        self.watcher: Watch | None = None
+        self._unseen: set[int] = set()
+        self._state = bytearray(len(trainables.params))
+        self._moves: list[Affine] = []
+        self.handles: list[RemovableHandle] = []
+        for module, own in owners.items():
+            place = _Place(self, own)
+            after = _After(self, place)
+            self.handles.append(module.register_forward_pre_hook(place, prepend=True))
+            self.handles.append(module.register_forward_hook(after, always_call=True))
+        reached = {i for own in owners.values() for i in own}
+        self._cover(i for i in self.indices if i not in reached)
+
+    @property
+    def pending(self) -> bool:
+        return super().pending or self.cover.pending
+
+    @property
+    def covered(self) -> list[str]:
+        """Names of the trainables that a snapshot covers."""
+        return [self.trainables.names[i] for i in self.cover.indices]
+
+    def state(self) -> dict[str, Any]:
+        return {"covered": list(self.cover.indices), "evaluations": self.evaluations}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.evaluations = state.get("evaluations", self.evaluations)
+        self._cover(i for i in state.get("covered", ()) if i not in self.cover.indices)
+
+    # -- moves --------------------------------------------------------------------------------
+
+    def evaluate(self, run: Callable[[], float], offsets: Sequence[Terms]) -> float:
+        self.revisit(offsets)
+        self._moves = [Affine(1.0, o) for o in offsets]
+        moving = [any(o.values()) for o in offsets]
+        watch = self.evaluations & (self.evaluations - 1) == 0
+        while True:
+            self.cover.show(offsets)
+            if not any(moving):
+                return run()
+            value, missed = self._run(run, moving, watch)
+            if not missed:
+                return value
+            self._cover(missed)
+            self.repeated += 1
+
+    def revisit(self, offsets: Sequence[Terms]) -> None:
+        if super().pending:
+            self.land()
+        self.evaluations += any(any(o.values()) for o in offsets)
+
+    def land(self) -> None:
+        if super().pending:
+            self.update(self.apply, merge=True)
+        else:
+            self.cover.land()
+
+    def update(self, apply: Apply, merge: bool = False) -> None:
+        params = self.trainables.params
+        with uninterrupted():
+            self.cover.map = list(self.map)
+            self._walk(self.map, params, params, apply, merge=merge)
+            self.map = [IDENTITY] * len(self.map)
+            if self.cover.indices:
+                self.cover.update(apply, merge)
+            self.cover.map = list(self.map)
+
+    def _cover(self, found: Iterable[int]) -> None:
+        self.cover.add(found)
+        covered = set(self.cover.indices)
+        self.indices = [i for i in self.indices if i not in covered]
+
+    # -- an evaluation ------------------------------------------------------------------------
+
+    def _run(
+        self, run: Callable[[], float], moving: Sequence[bool], watch: bool
+    ) -> tuple[float, list[int]]:
+        """The value, and the trainables that were due but not (or not only) seen perturbed."""
+        group = self.trainables.group
+        state = self._state
+        state[:] = bytes([SETTLED]) * len(state)
+        due = [i for i in self.indices if moving[group[i]]]
+        for i in due:
+            state[i] = DUE
+        self._unseen = set(due)
+        watcher = Watch(self, due) if watch else None
+        self.watcher = watcher
+        self.active = True
+        try:
+            with watcher or contextlib.nullcontext():
+                value = run()
+        finally:
+            self.active = False
+            self.watcher = None
+            while self.frames:
+                self._restore(self.frames.pop())
+            self.scratch.fit()
+        return value, sorted(self._unseen | (watcher.found if watcher else set()))
+
+    def enter(self, place: _Place) -> None:
+        """Swaps in what the module holds, as far as it is due and not swapped in already."""
+        started = time.perf_counter()
+        params, state = self.trainables.params, self._state
+        with self._unwatched():
+            due = [i for i in place.own if state[i] == DUE]
+            bases = {i: params[i].data for i in due}
+            frame = Frame(place, bases, self.scratch.mark())
+            self.frames.append(frame)
+            if due:
+                views = {i: self.scratch.take(i, base) for i, base in bases.items()}
+                self._walk(self._moves, bases, views, self.apply, indices=due)
+                for i, view in views.items():
+                    state[i] = SWAPPED
+                    params[i].data = view
+                self._unseen.difference_update(due)
+                if self.watcher is not None:
+                    frame.extents = [extent_of(view) for view in views.values() if view.numel()]
+        self.seconds_in_hooks += time.perf_counter() - started
+
+    def leave(self, place: _Place) -> None:
+        """Brings the bases back, of this forward and of any it called that was cut short."""
+        started = time.perf_counter()
+        with self._unwatched():
+            if any(frame.place is place for frame in self.frames):
+                while True:
+                    frame = self.frames.pop()
+                    self._restore(frame)
+                    if frame.place is place:
+                        break
+                self.scratch.release(frame.used)
+        self.seconds_in_hooks += time.perf_counter() - started
+
+    def _restore(self, frame: Frame) -> None:
+        for i, base in frame.bases.items():
+            self.trainables.params[i].data = base
+            self._state[i] = DUE
+        if self.watcher is not None and any(alias() is not None for alias in frame.aliases):
+            self.watcher.found.update(frame.bases)
+
+    @contextlib.contextmanager
+    def _unwatched(self) -> Iterator[None]:
+        if self.watcher is None:
+            yield
+            return
+        with self.watcher.paused():
+            yield
