@@ -16,26 +16,53 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
-CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+CXX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+]
 ISA_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c",
-               "-Wno-maybe-uninitialized"],  # gcc 12 warns of its own intrinsics
+    "avx512": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mfma",
+        "-mf16c",
+        "-Wno-maybe-uninitialized",
+    ],  # gcc 12 warns of its own intrinsics
 }
 CUDA_ARCHS = (80, 90, 100)
-CUDA_FLAGS = ["-std=c++17", "-O3", "--fmad=false", "-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden"]
+CUDA_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "--fmad=false",
+    "-Xcompiler=-fPIC",
+    "-Xcompiler=-fvisibility=hidden",
+]
 CUDA_FLAGS += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in CUDA_ARCHS]
-CUDA_FLAGS += [f"-gencode=arch=compute_{CUDA_ARCHS[-1]},code=compute_{CUDA_ARCHS[-1]}", "--threads=2"]
+CUDA_FLAGS += [
+    f"-gencode=arch=compute_{CUDA_ARCHS[-1]},code=compute_{CUDA_ARCHS[-1]}",
+    "--threads=2",
+]
 
 
 def find_compiler() -> str | None:
     asked = os.environ.get("CXX", "").split()
-    return next((path for name in (*asked[:1], "g++", "clang++", "c++") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in (*asked[:1], "g++", "clang++", "c++") if (path := shutil.which(name))),
+        None,
+    )
 
 
 def find_nvcc() -> Path | None:
@@ -75,7 +102,11 @@ class NinjaBuild(build_ext):
             path.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
         x86 = platform.machine().lower() in ("x86_64", "amd64")
-        link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-pthread"]
+        link = (
+            ["-bundle", "-undefined", "dynamic_lookup"]
+            if sys.platform == "darwin"
+            else ["-shared", "-pthread"]
+        )
         sources = [*CSRC.glob("*.cpp"), *CSRC.glob("cpu/*.cpp")]
         if nvcc:
             sources += CSRC.glob("cuda/*.cu")
@@ -104,6 +135,9 @@ class NinjaBuild(build_ext):
 
 
 setup(
+    # `triton_kernels` is installed inside zokern: two other packages own the top-level name
+    packages=[*find_packages(include=["zokern", "zokern.*"]), "zokern.triton_kernels"],
+    package_dir={"zokern": "zokern", "zokern.triton_kernels": "triton_kernels"},
     ext_modules=[Extension("zokern._C", sources=[])] if plan()[0] else [],
     cmdclass={"build_ext": NinjaBuild},
 )

@@ -55,7 +55,8 @@ void perturb(const std::vector<TensorTuple>& tuples, const std::vector<uint64_t>
   std::vector<zk_tensor> tensors;
   tensors.reserve(tuples.size());
   for (const auto& tuple : tuples) tensors.push_back(to_tensor(tuple));
-  const zk_move move{seeds.data(), scales.data(), static_cast<int64_t>(seeds.size()), decay, lane, distribution, rounding};
+  const zk_move move{seeds.data(), scales.data(), static_cast<int64_t>(seeds.size()), decay, lane,
+                     distribution, rounding};
   int status;
   {
     py::gil_scoped_release released;
@@ -72,18 +73,24 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_best_isa", &zk_cpu_best_isa);
   m.def("cuda_device_count", &zk_cuda_device_count);
   m.def("cuda_last_error", &zk_cuda_last_error);
-  m.def("cpu_perturb",
-        [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds, const std::vector<float>& scales,
-           float decay, uint32_t lane, int distribution, int rounding, int isa, int threads) {
-          perturb(tensors, seeds, scales, decay, lane, distribution, rounding,
-                  [=](const zk_tensor* t, int64_t n, const zk_move* move) { return zk_cpu_perturb(t, n, move, isa, threads); });
-        });
-  m.def("cuda_perturb",
-        [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds, const std::vector<float>& scales,
-           float decay, uint32_t lane, int distribution, int rounding, int device, uintptr_t stream) {
-          perturb(tensors, seeds, scales, decay, lane, distribution, rounding,
-                  [=](const zk_tensor* t, int64_t n, const zk_move* move) {
-                    return zk_cuda_perturb(t, n, move, device, reinterpret_cast<void*>(stream));
-                  });
-        });
+  m.def("cpu_perturb", [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds,
+                          const std::vector<float>& scales, float decay, uint32_t lane, int distribution, int rounding,
+                          int isa, int threads) {
+    perturb(
+        tensors, seeds, scales, decay, lane, distribution, rounding,
+        [=](const zk_tensor* t, int64_t n, const zk_move* move) { return zk_cpu_perturb(t, n, move, isa, threads); });
+  });
+  m.def("cpu_normal_tile", [](uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa) {
+    std::vector<float> out(256);
+    check(zk_cpu_normal_tile(out.data(), seed, stream, lane, tile, isa));
+    return out;
+  });
+  m.def("cuda_perturb", [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds,
+                           const std::vector<float>& scales, float decay, uint32_t lane, int distribution, int rounding,
+                           int device, uintptr_t stream) {
+    perturb(tensors, seeds, scales, decay, lane, distribution, rounding,
+            [=](const zk_tensor* t, int64_t n, const zk_move* move) {
+              return zk_cuda_perturb(t, n, move, device, reinterpret_cast<void*>(stream));
+            });
+  });
 }

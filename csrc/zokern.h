@@ -22,13 +22,13 @@ enum { ZK_MAX_DIMS = 8 };
 
 /* One tensor of a list. Element i (row-major logical index) draws the normal of index offset + i. */
 typedef struct zk_tensor {
-  const void* src;          /* read; null reads zeros */
-  void* dst;                /* written; may equal src */
+  const void* src; /* read; null reads zeros */
+  void* dst;       /* written; may equal src */
   int64_t numel;
-  uint64_t offset;          /* index of the first element in the unsharded tensor */
-  uint32_t stream;          /* ordinal of the tensor */
-  int32_t dtype;            /* zk_dtype of src and dst */
-  int32_t ndim;             /* 0: src and dst are both dense row-major, the arrays below are unused */
+  uint64_t offset; /* index of the first element in the unsharded tensor */
+  uint32_t stream; /* ordinal of the tensor */
+  int32_t dtype;   /* zk_dtype of src and dst */
+  int32_t ndim;    /* 0: src and dst are both dense row-major, the arrays below are unused */
   int64_t sizes[ZK_MAX_DIMS];
   int64_t src_strides[ZK_MAX_DIMS]; /* in elements */
   int64_t dst_strides[ZK_MAX_DIMS];
@@ -40,9 +40,9 @@ typedef struct zk_move {
   const float* scales;
   int64_t count;
   float decay;
-  uint32_t lane;            /* 0 for z */
-  int32_t distribution;     /* zk_distribution */
-  int32_t rounding;         /* zk_rounding; stochastic bits come from lane 2 under seeds[0] */
+  uint32_t lane;        /* 0 for z */
+  int32_t distribution; /* zk_distribution */
+  int32_t rounding;     /* zk_rounding; stochastic bits come from lane 2 under seeds[0] */
 } zk_move;
 
 const char* zk_status_string(int status);
@@ -52,6 +52,9 @@ int zk_cpu_best_isa(void);
 int zk_cpu_has_isa(int isa);
 
 int zk_cpu_perturb(const zk_tensor* tensors, int64_t n_tensors, const zk_move* move, int isa, int threads);
+
+/* The 256 normals of one tile (blocks 32 * tile ...), for any 64-bit block counter. */
+int zk_cpu_normal_tile(float* out, uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa);
 
 /* One launch for the whole list on `stream` (a cudaStream_t). ZK_NO_CUDA in a build without nvcc. */
 int zk_cuda_perturb(const zk_tensor* tensors, int64_t n_tensors, const zk_move* move, int device, void* stream);

@@ -37,7 +37,8 @@ class _Choice:
     isa: str | None = None
 
 
-_choice: ContextVar[_Choice] = ContextVar("zokern_backend", default=_Choice())
+_NOTHING_ASKED = _Choice()
+_choice: ContextVar[_Choice] = ContextVar("zokern_backend", default=_NOTHING_ASKED)
 
 
 @functools.cache

@@ -54,7 +54,5 @@ def derive_seed(run_seed: int, step: int, query: int = 0) -> int:
     query = check_seed(query, "query")
     if query > _MASK:
         raise ValueError(f"query must be in [0, 2**32), got {query}")
-    lo, hi, *_ = philox4x32(
-        (step & _MASK, step >> 32, query, 0x5EED), (run_seed & _MASK, run_seed >> 32)
-    )
+    lo, hi, *_ = philox4x32((step & _MASK, step >> 32, query, 0x5EED), (run_seed & _MASK, run_seed >> 32))
     return hi << 32 | lo

@@ -21,11 +21,17 @@ extern "C" int zk_cpu_best_isa(void) {
 
 extern "C" const char* zk_status_string(int status) {
   switch (status) {
-    case ZK_OK: return "ok";
-    case ZK_BAD_DTYPE: return "unknown dtype";
-    case ZK_BAD_ISA: return "this machine does not run the instruction set asked for";
-    case ZK_NO_CUDA: return "built without CUDA";
-    case ZK_CUDA_ERROR: return "CUDA reported an error";
-    default: return "unknown status";
+    case ZK_OK:
+      return "ok";
+    case ZK_BAD_DTYPE:
+      return "unknown dtype";
+    case ZK_BAD_ISA:
+      return "this machine does not run the instruction set asked for";
+    case ZK_NO_CUDA:
+      return "built without CUDA";
+    case ZK_CUDA_ERROR:
+      return "CUDA reported an error";
+    default:
+      return "unknown status";
   }
 }

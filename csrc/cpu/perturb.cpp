@@ -130,3 +130,13 @@ extern "C" int zk_cpu_perturb(const zk_tensor* tensors, int64_t n_tensors, const
   });
   return ZK_OK;
 }
+
+extern "C" int zk_cpu_normal_tile(float* out, uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa) {
+  const zk::PerturbTable* table = zk::table_of(isa);
+  if (!table) return ZK_BAD_ISA;
+  const float one = 1.0f;
+  const zk_move move{&seed, &one, 1, 1.0f, lane, ZK_GAUSSIAN, ZK_NEAREST};
+  std::fill(out, out + zk::kTile, 0.0f);
+  table->run[ZK_F32][ZK_GAUSSIAN][ZK_NEAREST](move, stream, out, out, tile, 1);
+  return ZK_OK;
+}

@@ -82,7 +82,8 @@ struct Elements<V, ZK_F16> {
     const W u = V::as_words(f), magnitude = V::and_(u, V::word(0x7fffffffu));
     const F size = V::as_floats(magnitude);
     const F normal = V::as_floats(V::and_(V::add(u, V::template shift_right<3>(random)), V::word(0xffffe000u)));
-    const F scaled = V::add(V::mul(size, V::broadcast(16777216.0f)), V::mul(V::to_float(random), V::broadcast(0x1p-16f)));
+    const F scaled =
+        V::add(V::mul(size, V::broadcast(16777216.0f)), V::mul(V::to_float(random), V::broadcast(0x1p-16f)));
     const F steps = V::mul(V::truncate(scaled), V::broadcast(0x1p-24f));
     const F tiny = V::as_floats(V::xor_masked(V::as_words(steps), u, 0x80000000u));
     return V::select_below(size, V::broadcast(0x1p-14f), tiny, normal);
@@ -101,7 +102,8 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
   const F scale_v = V::broadcast(scale), decay_v = V::broadcast(decay);
   for (int64_t t = 0; t < n_tiles; ++t, ++tile) {
     if (First) {
-      ZK_UNROLL for (int line = 0; line < kTile * int(sizeof(*src)); line += 64) {
+      ZK_UNROLL
+      for (int line = 0; line < kTile * int(sizeof(*src)); line += 64) {
         V::prefetch(reinterpret_cast<const char*>(src) + kPrefetchBytes + line);
       }
     }
@@ -110,7 +112,8 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
       for (int e = 0; e < kTile; e += 4 * V::kGroups * V::kLanes) {
         typename V::W words[2 * V::kGroups];
         philox_words<V>(*rounding, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
-        ZK_UNROLL for (int i = 0; i < 2 * V::kGroups; ++i) V::store_pairs(random + e + 2 * i * V::kLanes, words[i]);
+        ZK_UNROLL
+        for (int i = 0; i < 2 * V::kGroups; ++i) V::store_pairs(random + e + 2 * i * V::kLanes, words[i]);
       }
     }
     auto apply = [&](int e, F z0, F z1) __attribute__((always_inline)) {
@@ -169,7 +172,8 @@ void run_tiles(const zk_move& move, uint32_t stream, const void* src_, void* dst
       if (k == 0) {
         walk<V, Dtype, Noise, true, false, false>(src + first, nullptr, sums, at, n, s, nullptr, scale, move.decay);
       } else if (k + 1 < move.count) {
-        walk<V, Dtype == ZK_BF16 ? ZK_BF16 : ZK_F32, Noise, false, false, false>(nullptr, nullptr, sums, at, n, s, nullptr, scale, 1.0f);
+        walk<V, Dtype == ZK_BF16 ? ZK_BF16 : ZK_F32, Noise, false, false, false>(nullptr, nullptr, sums, at, n, s,
+                                                                                 nullptr, scale, 1.0f);
       } else {
         walk<V, Dtype, Noise, false, true, Stochastic>(nullptr, dst + first, sums, at, n, s, &rounding, scale, 1.0f);
       }
@@ -192,8 +196,10 @@ void run_tiles_f64(const zk_move& move, uint32_t stream, const void* src_, void*
         Elements<V, ZK_F32>::order(z0, z1);
         V::store(z + e, z0), V::store(z + e + V::kLanes, z1);
       };
-      if (Noise == ZK_GAUSSIAN) gaussian_tile<V>(s, tile + t, keep);
-      else rademacher_tile<V>(s, tile + t, keep);
+      if (Noise == ZK_GAUSSIAN)
+        gaussian_tile<V>(s, tile + t, keep);
+      else
+        rademacher_tile<V>(s, tile + t, keep);
       const double scale = move.scales[k];
       for (int e = 0; e < kTile; ++e) sums[e] += scale * z[e];
     }
@@ -205,8 +211,8 @@ void run_tiles_f64(const zk_move& move, uint32_t stream, const void* src_, void*
 template <class V>
 constexpr PerturbTable make_table() {
   PerturbTable table{};
-#define ZK_ROW(DTYPE, NOISE)                                       \
-  table.run[DTYPE][NOISE][0] = run_tiles<V, DTYPE, NOISE, false>;  \
+#define ZK_ROW(DTYPE, NOISE)                                      \
+  table.run[DTYPE][NOISE][0] = run_tiles<V, DTYPE, NOISE, false>; \
   table.run[DTYPE][NOISE][1] = run_tiles<V, DTYPE, NOISE, DTYPE != ZK_F32>;
 #define ZK_ROWS(DTYPE) ZK_ROW(DTYPE, ZK_GAUSSIAN) ZK_ROW(DTYPE, ZK_RADEMACHER) ZK_ROW(DTYPE, kNoNoise)
   ZK_ROWS(ZK_F32)

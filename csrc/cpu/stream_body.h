@@ -43,20 +43,24 @@ ZK_INLINE void philox_words(const Schedule& s, uint64_t block, typename V::W wor
 
   Wide c0[G], c1[G], c2[G], c3[G];
   const Wide first = V::wide_iota(block);
-  ZK_UNROLL for (int g = 0; g < G; ++g) {  // round 0
+  ZK_UNROLL
+  for (int g = 0; g < G; ++g) {  // round 0
     const Wide product = V::multiply(g ? V::add_wide(first, kBlocks * g) : first, kPhiloxM0);
     c2[g] = V::xor_wide(V::high(product), V::wide(s.lane ^ s.key1[0]));
     c3[g] = product;
   }
-  ZK_UNROLL for (int g = 0; g < G; ++g) {  // round 1
+  ZK_UNROLL
+  for (int g = 0; g < G; ++g) {  // round 1
     const Wide product = V::multiply(c2[g], kPhiloxM1);
     c0[g] = V::xor_wide(V::high(product), V::wide(stream_low ^ s.key0[1]));
     c2[g] = V::xor_wide(c3[g], V::wide(high ^ s.key1[1]));
     c1[g] = product;
     c3[g] = V::wide(low);
   }
-  ZK_UNROLL for (int r = 2; r < kPhiloxRounds; ++r) {
-    ZK_UNROLL for (int g = 0; g < G; ++g) {
+  ZK_UNROLL
+  for (int r = 2; r < kPhiloxRounds; ++r) {
+    ZK_UNROLL
+    for (int g = 0; g < G; ++g) {
       const Wide p0 = V::multiply(c0[g], kPhiloxM0), p1 = V::multiply(c2[g], kPhiloxM1);
       c0[g] = V::xor3(V::high(p1), c1[g], s.key0[r]);
       c2[g] = V::xor3(V::high(p0), c3[g], s.key1[r]);
@@ -64,7 +68,8 @@ ZK_INLINE void philox_words(const Schedule& s, uint64_t block, typename V::W wor
       c3[g] = p0;
     }
   }
-  ZK_UNROLL for (int g = 0; g < G; ++g) V::to_words(c0[g], c1[g], c2[g], c3[g], words[2 * g], words[2 * g + 1]);
+  ZK_UNROLL
+  for (int g = 0; g < G; ++g) V::to_words(c0[g], c1[g], c2[g], c3[g], words[2 * g], words[2 * g + 1]);
 }
 
 // N vectors of words to N vectors of even-element and N of odd-element normals, in lockstep.
@@ -72,30 +77,41 @@ template <class V, int N>
 ZK_INLINE void normal_pairs(const typename V::W* w, typename V::F* z0, typename V::F* z1) {
   using F = typename V::F;
   F r[N], d[N], x[N], s[N], c[N];
-  ZK_UNROLL for (int i = 0; i < N; ++i) {
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) {
     const F f = V::sub(V::as_floats(V::and_or(w[i], 0x007fffffu, 0x4b000000u)), V::broadcast(8388607.5f));
     r[i] = V::mul(V::exponent_term(f), V::broadcast(kLn));
     d[i] = V::sub(V::as_floats(V::and_or(V::as_words(f), 0x007fffffu, 0x3f800000u)), V::broadcast(2.0f));
   }
   F q[N];
-  ZK_UNROLL for (int i = 0; i < N; ++i) q[i] = V::fma(V::broadcast(kLogP6), d[i], V::broadcast(kLogP5));
-  ZK_UNROLL for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP4));
-  ZK_UNROLL for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP3));
-  ZK_UNROLL for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP2));
-  ZK_UNROLL for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP1));
-  ZK_UNROLL for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP0));
-  ZK_UNROLL for (int i = 0; i < N; ++i) r[i] = V::sqrt(V::fma(q[i], d[i], r[i]));
-  ZK_UNROLL for (int i = 0; i < N; ++i) {
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) q[i] = V::fma(V::broadcast(kLogP6), d[i], V::broadcast(kLogP5));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP4));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP3));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP2));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP1));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP0));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) r[i] = V::sqrt(V::fma(q[i], d[i], r[i]));
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) {
     const auto coarse = V::and_or(V::template shift_right<7>(w[i]), 0x007f0000u, 0x40000000u);
     x[i] = V::sub(V::as_floats(V::borrow_low_half(coarse, w[i])), V::broadcast(3.0f));
   }
-  ZK_UNROLL for (int i = 0; i < N; ++i) {
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) {
     const F y = V::mul(x[i], x[i]);
     s[i] = V::mul(V::fma(V::fma(V::broadcast(kSin2), y, V::broadcast(kSin1)), y, V::broadcast(kSin0)), x[i]);
     c[i] = V::fma(V::fma(V::broadcast(kCos3), y, V::broadcast(kCos2)), y, V::broadcast(kCos1));
     c[i] = V::fma(c[i], y, V::broadcast(1.0f));
   }
-  ZK_UNROLL for (int i = 0; i < N; ++i) {
+  ZK_UNROLL
+  for (int i = 0; i < N; ++i) {
     c[i] = V::as_floats(V::xor_masked(V::as_words(c[i]), w[i], 0x80000000u));
     z0[i] = V::mul(r[i], V::template select<30>(w[i], s[i], c[i]));
     z1[i] = V::mul(r[i], V::template select<30>(w[i], c[i], s[i]));
@@ -109,10 +125,12 @@ ZK_INLINE void gaussian_tile(const Schedule& s, uint64_t tile, Sink&& sink) {
   for (int e = 0; e < kTile; e += kWords * kStep) {
     typename V::W words[kWords];
     philox_words<V>(s, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
-    ZK_UNROLL for (int k = 0; k < kWords; k += kAtOnce) {
+    ZK_UNROLL
+    for (int k = 0; k < kWords; k += kAtOnce) {
       typename V::F z0[kAtOnce], z1[kAtOnce];
       normal_pairs<V, kAtOnce>(words + k, z0, z1);
-      ZK_UNROLL for (int i = 0; i < kAtOnce; ++i) sink(e + (k + i) * kStep, z0[i], z1[i]);
+      ZK_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) sink(e + (k + i) * kStep, z0[i], z1[i]);
     }
   }
 }
@@ -129,7 +147,8 @@ ZK_INLINE void rademacher_tile(const Schedule& s, uint64_t tile, Sink&& sink) {
     // element e + 2i has bit (e + 2i) & 31 of its word, the odd one the next bit: shift it to the top
     const uint32_t word = words[e / 32] >> (e % 32);
     const auto even = V::shift_left_each(V::word(word), to_top), odd = V::shift_left_each(V::word(word >> 1), to_top);
-    sink(e, V::as_floats(V::and_or(even, 0x80000000u, 0x3f800000u)), V::as_floats(V::and_or(odd, 0x80000000u, 0x3f800000u)));
+    sink(e, V::as_floats(V::and_or(even, 0x80000000u, 0x3f800000u)),
+         V::as_floats(V::and_or(odd, 0x80000000u, 0x3f800000u)));
   }
 }
 

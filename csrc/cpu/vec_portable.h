@@ -27,8 +27,14 @@ struct Portable {
   ZK_INLINE W as_words(F v) { return reinterpret_cast<W>(v); }
   ZK_INLINE F as_floats(W v) { return reinterpret_cast<F>(v); }
   ZK_INLINE W and_or(W a, uint32_t mask, uint32_t set) { return (a & mask) | set; }
-  template <int N> ZK_INLINE W shift_right(W a) { return a >> N; }
-  template <int N> ZK_INLINE W shift_left(W a) { return a << N; }
+  template <int N>
+  ZK_INLINE W shift_right(W a) {
+    return a >> N;
+  }
+  template <int N>
+  ZK_INLINE W shift_left(W a) {
+    return a << N;
+  }
   ZK_INLINE W shift_left_each(W a, W n) { return a << n; }
   ZK_INLINE W add(W a, W b) { return a + b; }
   ZK_INLINE W and_(W a, W b) { return a & b; }
@@ -36,9 +42,7 @@ struct Portable {
   ZK_INLINE W xor_masked(W a, W b, uint32_t mask) { return a ^ (b & mask); }
   ZK_INLINE W iota() { return W{0, 1, 2, 3}; }
   // w[j ^ 1] in the low 16 bits, `high` in the others
-  ZK_INLINE W borrow_low_half(W high, W w) {
-    return (high & 0xffff0000u) | (W{w[1], w[0], w[3], w[2]} & 0xffffu);
-  }
+  ZK_INLINE W borrow_low_half(W high, W w) { return (high & 0xffff0000u) | (W{w[1], w[0], w[3], w[2]} & 0xffffu); }
 
   // --- Philox
   ZK_INLINE Wide wide(uint64_t v) { return Wide{v, v}; }
@@ -65,7 +69,8 @@ struct Portable {
   }
   ZK_INLINE F sqrt(F a) { return F{std::sqrt(a[0]), std::sqrt(a[1]), std::sqrt(a[2]), std::sqrt(a[3])}; }
   // bit `Bit` of w set ? yes : no
-  template <int Bit> ZK_INLINE F select(W w, F yes, F no) {
+  template <int Bit>
+  ZK_INLINE F select(W w, F yes, F no) {
     const W mask = W{} - ((w >> Bit) & 1u);
     return as_floats((mask & as_words(yes)) | (~mask & as_words(no)));
   }

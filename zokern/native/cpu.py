@@ -15,7 +15,7 @@ from ._pack import DISTRIBUTION, ROUNDING, pack, pack_list
 try:
     from .. import _C
 except ImportError as error:
-    _C = None
+    _C = None  # type: ignore[assignment]
     _reason = f"this installation has no compiled kernels ({error}); install with a C++ compiler"
 
 

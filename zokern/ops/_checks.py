@@ -35,7 +35,7 @@ def check_fp32(value: Any, name: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
     try:
-        return float(struct.unpack("f", struct.pack("f", number))[0])
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
     except OverflowError:
         raise ValueError(f"{name} must be within the range of fp32, got {number}") from None
 
@@ -76,9 +76,7 @@ def check_no_grad(tensors: Sequence[Tensor], name: str) -> None:
         return
     for i, tensor in enumerate(tensors):
         if tensor.requires_grad:
-            raise RuntimeError(
-                f"{name}[{i}] requires grad and grad mode is on; call under torch.no_grad()"
-            )
+            raise RuntimeError(f"{name}[{i}] requires grad and grad mode is on; call under torch.no_grad()")
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
@@ -117,6 +115,4 @@ def check_no_overlap(**lists: Sequence[Tensor]) -> None:
     extents.sort()
     for (_, stop, first), (start, _, second) in zip(extents, extents[1:]):
         if start < stop:
-            raise ValueError(
-                f"{first} and {second} overlap in memory (tied weights are to be passed once)"
-            )
+            raise ValueError(f"{first} and {second} overlap in memory (tied weights are to be passed once)")

@@ -103,8 +103,7 @@ def perturb_(
     for i, tensor in enumerate(sources):
         if tensor.device != sources[0].device:
             raise ValueError(
-                f"params[{i}] is on {tensor.device} and params[0] on {sources[0].device}; "
-                f"one device a call"
+                f"params[{i}] is on {tensor.device} and params[0] on {sources[0].device}; one device a call"
             )
     check_no_grad(targets, "params" if out is None else "out")
     if out is None:
@@ -135,8 +134,7 @@ def _check_out(sources: list[Tensor], targets: list[Tensor]) -> None:
         for what in ("shape", "dtype", "device"):
             if getattr(source, what) != getattr(target, what):
                 raise ValueError(
-                    f"out[{i}] has {what} {getattr(target, what)}, "
-                    f"params[{i}] has {getattr(source, what)}"
+                    f"out[{i}] has {what} {getattr(target, what)}, params[{i}] has {getattr(source, what)}"
                 )
 
 
@@ -164,8 +162,7 @@ def _perturb(params: list[Tensor], *arguments: object) -> None:
 
 
 _ARGUMENTS = (
-    "int[] seeds, float[] scales, float decay, int[] streams, int[] offsets, "
-    "str distribution, str rounding"
+    "int[] seeds, float[] scales, float decay, int[] streams, int[] offsets, str distribution, str rounding"
 )
 define(f"perturb_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _perturb, lambda *_: None)
 define(

@@ -66,9 +66,7 @@ def gaussian(first: int, count: int, seed: int, stream: int, lane: int, device: 
     return z.flatten()[first - 8 * start :][:count]
 
 
-def rademacher(
-    first: int, count: int, seed: int, stream: int, lane: int, device: torch.device
-) -> Tensor:
+def rademacher(first: int, count: int, seed: int, stream: int, lane: int, device: torch.device) -> Tensor:
     """Signs of elements `first .. first + count`: +1 where the element's bit is clear, fp32 `[count]`."""
     start, stop = first >> 7, (first + count + 127) >> 7
     words = block_words(torch.arange(start, stop, device=device), seed, stream, lane)

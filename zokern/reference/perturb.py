@@ -42,7 +42,7 @@ def _pieces_of_rows(
 
 def stochastic_bf16(x: Tensor, random16: Tensor) -> Tensor:
     """fp32 to bf16: adds 16 random bits below the kept mantissa and truncates; inf and NaN stay."""
-    rounded = bits_to_float(((float_to_bits(x) + random16) & 0xFFFF0000))
+    rounded = bits_to_float((float_to_bits(x) + random16) & 0xFFFF0000)
     return torch.where(torch.isfinite(x), rounded, x).bfloat16()
 
 
