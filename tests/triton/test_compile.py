@@ -1,0 +1,58 @@
+"""The kernels compile for NVIDIA devices as meant; no device is needed, only Triton's own tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("compile_kernels.py")
+# What the compiler may contract is called `mul` and `add` without `.rn`; `.ftz` flushes subnormals,
+# which the argument of the one square root never is (some versions of Triton write it there).
+EXACT = {
+    "add.rn.f32", "sub.rn.f32", "mul.rn.f32", "fma.rn.f32", "abs.f32",
+    "sqrt.rn.f32", "sqrt.rn.ftz.f32",
+    "add.rn.f32x2", "sub.rn.f32x2", "mul.rn.f32x2", "fma.rn.f32x2", "mul.rn.f64", "fma.rn.f64",
+    "setp.nan.f32", "cvt.f32.f16", "cvt.rn.f16.f32", "cvt.rn.f16x2.f32", "cvt.f64.f32",
+    "cvt.rn.f32", "cvt.rzi.u32.f32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    run = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_every_device_and_dtype_compiles(rows: list[dict[str, Any]]) -> None:
+    built = {(row["arch"], row["dtype"], row.get("STOCHASTIC", False)) for row in rows}
+    for arch in (80, 90, 100):
+        for dtype in ("fp32", "fp64", "bf16", "fp16"):
+            assert (arch, dtype, False) in built
+        assert (arch, "bf16", True) in built
+        assert (arch, "fp16", True) in built
+
+
+def test_no_kernel_spills(rows: list[dict[str, Any]]) -> None:
+    assert [row for row in rows if row["stack"] or row["local"]] == []
+
+
+def test_float_operations_are_exactly_rounded(rows: list[dict[str, Any]]) -> None:
+    assert {op for row in rows for op in row["float_operations"]} - EXACT == set()
+
+
+def test_seeds_scales_and_sizes_are_run_time_data(rows: list[dict[str, Any]]) -> None:
+    """Typed and not specialised: no value of these arguments compiles the kernel anew."""
+    scalars = {f"{name}{k}" for name in ("seed", "scale") for k in range(4)}
+    for row in rows:
+        assert {"n", "first", "stream"} <= set(row["run_time_arguments"])
+        if row["kernel"] == "perturb":
+            assert scalars | {"count", "decay"} <= set(row["run_time_arguments"])

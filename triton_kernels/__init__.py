@@ -1,0 +1,13 @@
+"""The triton backend: the same bits as every other backend, with no compiler at install time.
+
+On a CUDA device Triton compiles the kernels at first use. On the CPU they run only under Triton's
+interpreter (`TRITON_INTERPRET=1`, set before the first import), which is how they are tested
+without a device; that needs a Triton whose interpreter rounds `tl.fma` once (3.9 does, 3.3 not).
+"""
+
+from .availability import unavailable_reason
+from .perturb import normal_, perturb_
+
+__all__ = ["OPS", "unavailable_reason"]
+
+OPS = {"perturb_": perturb_, "normal_": normal_}
