@@ -98,9 +98,7 @@ def rademacher(octet, seed, stream, lane, BLOCK: tl.constexpr):
     """
     w0, w1, w2, w3 = block_words(octet >> 4, seed, stream, lane)
     part = octet.to(tl.uint32)
-    word = tl.where(
-        (part & 8) == 0, tl.where((part & 4) == 0, w0, w1), tl.where((part & 4) == 0, w2, w3)
-    )
+    word = tl.where((part & 8) == 0, tl.where((part & 4) == 0, w0, w1), tl.where((part & 4) == 0, w2, w3))
     bits = word >> ((part & 3) * 8)
     bits = tl.join(bits, bits >> 4)
     bits = tl.join(bits, bits >> 2)

@@ -105,8 +105,8 @@ def moved(
             scale = tl.load(table + 2 * k + 1).to(tl.uint32).to(tl.float32, bitcast=True)
             value = add_term(value, octet, seed, scale, stream, GAUSSIAN, BLOCK)
     if STOCHASTIC:
-        key = seeds[0] if TERMS > 0 else tl.load(table)
-        result = stochastic(value, rounding_bits(octet, key.to(tl.uint64), stream, BLOCK), p.dtype)
+        random16 = rounding_bits(octet, seeds[0].to(tl.uint64), stream, BLOCK)
+        result = stochastic(value, random16, p.dtype)
     else:
         result = nearest(value, p.dtype)
     return result
@@ -128,7 +128,7 @@ def perturb_kernel(
     first: tl.uint64,  # first octet: offset // 8
     stream: tl.uint32,
     count: tl.int32,
-    seed0: tl.uint64,
+    seed0: tl.uint64,  # also the key of the rounding bits, whatever TERMS
     seed1: tl.uint64,
     seed2: tl.uint64,
     seed3: tl.uint64,

@@ -101,9 +101,7 @@ def test_normal_equals_reference(dtype: torch.dtype, distribution: str) -> None:
         assert torch.equal(bits(ours), bits(theirs)), (n, identity)
 
 
-@pytest.mark.parametrize(
-    ("distribution", "carry"), [("gaussian", 2**35), ("rademacher", 2**39)], ids=str
-)
+@pytest.mark.parametrize(("distribution", "carry"), [("gaussian", 2**35), ("rademacher", 2**39)], ids=str)
 def test_block_counter_carries_into_its_high_word(distribution: str, carry: int) -> None:
     """A 32-bit block counter would repeat the stream's beginning from here on."""
     n = 3000

@@ -37,9 +37,7 @@ def same(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     if not torch.equal(ours.isnan(), theirs.isnan()):
         return False
     kind = BITS[ours.element_size()]
-    return torch.equal(
-        *(t.nan_to_num(0.0, torch.inf, -torch.inf).view(kind) for t in (ours, theirs))
-    )
+    return torch.equal(*(t.nan_to_num(0.0, torch.inf, -torch.inf).view(kind) for t in (ours, theirs)))
 
 
 def check(
@@ -153,7 +151,8 @@ def offsets_kernel(out, start: tl.int64, n: tl.int64, sizes, strides, BLOCK: tl.
         (2**40 - 100, 2**40 + 50, (), ()),
         (2**32 - 7, 2**50, (), ()),
         (-5, 100, (), ()),
-        (2**31 - 200, 2**31 - 1, (2**16, 2**15), (2**33, 3)),  # offsets beyond 2**32
+        (2**31 - 200, 2**31 - 1, (2**16, 2**15), (2**33, 3)),
+        (2**31 - 200, 2**31 - 1, (2**16, 2**15), (2**20, 3)),  # 32-bit stride, wide product
         (-3, 210, (7, 30), (2, 2**20)),
     ],
 )
