@@ -136,11 +136,17 @@ struct Vector {
   Quad q[sizeof(typename F::bits) / 2];
 };
 
+// On the host, where a test runs this code, what a device would fault on.
+ZK_INLINE void trap_misaligned(const char* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) __builtin_trap();
+}
+
 ZK_INLINE Quad load_quad(const char* p) {
 #ifdef __CUDA_ARCH__
   const uint4 v = *reinterpret_cast<const uint4*>(p);
   return Quad{{v.x, v.y, v.z, v.w}};
 #else
+  trap_misaligned(p);
   Quad q;
   std::memcpy(&q, p, 16);
   return q;
@@ -151,6 +157,7 @@ ZK_INLINE void store_quad(char* p, const Quad& q) {
 #ifdef __CUDA_ARCH__
   *reinterpret_cast<uint4*>(p) = make_uint4(q.w[0], q.w[1], q.w[2], q.w[3]);
 #else
+  trap_misaligned(p);
   std::memcpy(p, &q, 16);
 #endif
 }

@@ -67,9 +67,9 @@ int failed(cudaError_t error, const char* call) {
   return ZK_CUDA_ERROR;
 }
 
-#define ZK_CUDA_TRY(call)                                                   \
-  do {                                                                      \
-    if (const cudaError_t error_ = (call); error_ != cudaSuccess) return failed(error_, #call); \
+#define ZK_CUDA_TRY(function, ...)                                                                                 \
+  do {                                                                                                             \
+    if (const cudaError_t error_ = function(__VA_ARGS__); error_ != cudaSuccess) return failed(error_, #function); \
   } while (0)
 
 // Makes `device` current for the call and restores the caller's.
@@ -106,8 +106,8 @@ int resident_blocks(const void* kernel, int device, uint32_t& blocks) {
         if (blocks) return ZK_OK;
       }
   int per_processor = 0, processors = 0;
-  ZK_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, kThreads, 0));
-  ZK_CUDA_TRY(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  ZK_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor, &per_processor, kernel, kThreads, 0);
+  ZK_CUDA_TRY(cudaDeviceGetAttribute, &processors, cudaDevAttrMultiProcessorCount, device);
   blocks = static_cast<uint32_t>(std::max(per_processor, 1) * std::max(processors, 1));
   if (cached)
     for (Slot& slot : cache[device]) {
@@ -127,7 +127,7 @@ int launch(P& params, int device, cudaStream_t stream) {
   if (const int status = resident_blocks(kernel, device, blocks); status != ZK_OK) return status;
   number_chunks(params, blocks);
   void* arguments[] = {&params};
-  ZK_CUDA_TRY(cudaLaunchKernel(kernel, dim3(std::min(params.chunks, blocks)), dim3(kThreads), arguments, 0, stream));
+  ZK_CUDA_TRY(cudaLaunchKernel, kernel, dim3(std::min(params.chunks, blocks)), dim3(kThreads), arguments, 0, stream);
   return ZK_OK;
 }
 
@@ -139,7 +139,8 @@ int upload_terms(const zk_move& move, Term* to, cudaStream_t stream) {
     for (int32_t k = 0; k < params.count; ++k)
       params.terms[k] = make_term(move.seeds[first + k], move.scales[first + k]);
     void* arguments[] = {&params};
-    ZK_CUDA_TRY(cudaLaunchKernel(reinterpret_cast<const void*>(store_terms), dim3(1), dim3(kThreads), arguments, 0, stream));
+    ZK_CUDA_TRY(cudaLaunchKernel, reinterpret_cast<const void*>(store_terms), dim3(1), dim3(kThreads), arguments, 0,
+                stream);
   }
   return ZK_OK;
 }
@@ -152,11 +153,12 @@ extern "C" int zk_cuda_perturb(const zk_tensor* tensors, int64_t n_tensors, cons
   using namespace zk::cuda;
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
   DeviceGuard guard;
-  ZK_CUDA_TRY(guard.enter(device));
+  if (const cudaError_t error = guard.enter(device); error != cudaSuccess) return failed(error, "cudaSetDevice");
   const auto send = [&](auto& params) { return launch(params, device, stream); };
   if (move->count <= kParamTerms) return plan(tensors, n_tensors, *move, nullptr, send);
   Term* more = nullptr;
-  ZK_CUDA_TRY(cudaMallocAsync(reinterpret_cast<void**>(&more), static_cast<size_t>(move->count) * sizeof(Term), stream));
+  ZK_CUDA_TRY(cudaMallocAsync, reinterpret_cast<void**>(&more), static_cast<size_t>(move->count) * sizeof(Term),
+              stream);
   int status = upload_terms(*move, more, stream);
   if (status == ZK_OK) status = plan(tensors, n_tensors, *move, more, send);
   if (const cudaError_t error = cudaFreeAsync(more, stream); error != cudaSuccess && status == ZK_OK)

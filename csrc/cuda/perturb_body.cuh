@@ -186,9 +186,14 @@ ZK_INLINE void dense_chunk(const Header& p, const Dense& entry, uint32_t chunk, 
 // All chunks of one thread: fp32, bf16 and fp16 tensors, dense, in any mix.
 template <bool kSingle, bool kRademacher, bool kStochastic, class P>
 ZK_INLINE void run_dense(const P& p, uint32_t block, uint32_t blocks, uint32_t thread) {
+  uint32_t at = 0, next = 0;  // the entry of the last chunk, and the first chunk behind it
   ZK_NO_UNROLL
   for (uint32_t chunk = block; chunk < p.chunks; chunk += blocks) {
-    const Dense& entry = p.entries[find_entry(p.entries, p.tensors, chunk)];
+    if (chunk >= next) {
+      at = find_entry(p.entries, p.tensors, chunk);
+      next = at + 1 < p.tensors ? p.entries[at + 1].first_chunk : p.chunks;
+    }
+    const Dense& entry = p.entries[at];
     const uint32_t local = chunk - entry.first_chunk;
     if (entry.dtype == ZK_BF16)
       dense_chunk<BF16, kSingle, kRademacher, kStochastic>(p, entry, local, thread);

@@ -27,9 +27,9 @@ namespace zk::cuda {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kUnit = 8;
-constexpr uint32_t kMaxTiles = 16;       // 32,768 elements a chunk
-constexpr uint32_t kChunksPerBlock = 16; // fewer tiles a chunk until every block has so many
-constexpr int kParamTerms = 64;          // seeds in the parameters; more are read from memory
+constexpr uint32_t kMaxTiles = 32;        // 65,536 elements a chunk
+constexpr uint32_t kChunksPerBlock = 16;  // fewer tiles a chunk until every block has so many
+constexpr int kParamTerms = 64;           // seeds in the parameters; more are read from memory
 constexpr size_t kParamBytes = 32764;
 
 struct alignas(16) Term {
@@ -41,13 +41,13 @@ struct alignas(16) Term {
 struct Dense {
   const char* src;  // of the first unit, `head` elements before the tensor; null reads zeros
   char* dst;
-  uint64_t block;   // stream block of the first unit
-  uint64_t end;     // elements from the start of the first unit to the end of the tensor
+  uint64_t block;  // stream block of the first unit
+  uint64_t end;    // elements from the start of the first unit to the end of the tensor
   uint32_t stream;
   uint32_t first_chunk;
-  uint8_t head;     // elements of the first unit that lie before the tensor
+  uint8_t head;  // elements of the first unit that lie before the tensor
   uint8_t dtype;
-  uint8_t vector;   // src and dst are 16-byte aligned at every unit
+  uint8_t vector;  // src and dst are 16-byte aligned at every unit
 };
 
 // Any strides. Element i of unit u has logical index 8u + i - head, taken apart by sizes.
@@ -61,14 +61,14 @@ struct Strided : Dense {
 struct Header {
   uint32_t chunks;
   uint32_t tensors;
-  uint32_t tiles;       // a chunk
+  uint32_t tiles;  // a chunk
   uint32_t lane;
-  int32_t count;        // terms
-  float scale;          // of the first term
+  int32_t count;  // terms
+  float scale;    // of the first term
   float decay;
   int32_t distribution;
   int32_t rounding;
-  const Term* more;     // all terms in device memory; null: they are in `terms`
+  const Term* more;                  // all terms in device memory; null: they are in `terms`
   uint32_t keys[2 * kPhiloxRounds];  // round keys of the first seed: k0, k1 of round 0, of round 1, ...
   Term terms[kParamTerms];
 };
@@ -80,7 +80,7 @@ struct Params : Header {
   Entry entries[N];
 };
 
-constexpr int kFew = 40;      // a small launch: under the 4 KB that older drivers took as the limit
+constexpr int kFew = 40;  // a small launch: under the 4 KB that older drivers took as the limit
 constexpr int kMany = 640;
 constexpr int kStrided = 120;
 using FewDense = Params<Dense, kFew>;
@@ -229,7 +229,7 @@ inline int plan(const zk_tensor* tensors, int64_t n_tensors, const zk_move& move
 // Which dense kernel a move takes. fp32 ignores the rounding mode, so a launch of fp32 tensors alone
 // takes the nearest one.
 struct Variant {
-  bool single;      // one Gaussian term, nearest, decay 1, no null source: the probe of every optimizer
+  bool single;  // one Gaussian term, nearest, decay 1, no null source: the probe of every optimizer
   bool rademacher;
   bool stochastic;
 };

@@ -1,10 +1,12 @@
-"""The CUDA kernels without a device: their body compiled for the host, and the tools that read cubins."""
+"""The CUDA kernels without a device: their body compiled for the host; cubins and their reader."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ class Emulator:
 
     def perturb_(self, params, seeds, scales, *, decay=1.0, streams=None, offsets=None, lane=0,
                  distribution="gaussian", rounding="nearest", out=None, resident=5):  # fmt: skip
-        """`params[i]` may be None (zeros) where `out[i]` is given. `resident`: blocks of the device."""
+        """`params[i]` may be None (zeros). `resident`: the blocks that the device holds at once."""
         out = params if out is None else out
         streams = range(len(out)) if streams is None else streams
         offsets = [0] * len(out) if offsets is None else offsets
@@ -106,10 +108,11 @@ class Emulator:
         self.library.emulated_block(c, ctypes.c_uint64(seed), words, z)
         return list(words), list((ctypes.c_uint32 * 8).from_buffer(z))
 
-    def radius_range(self) -> tuple[float, float]:
-        smallest, largest = ctypes.c_float(), ctypes.c_float()
-        self.library.radius_range(ctypes.byref(smallest), ctypes.byref(largest))
-        return smallest.value, largest.value
+    def radii(self) -> Tensor:
+        """The 2**23 radii of the stream."""
+        radii = torch.empty(2**23)
+        self.library.all_radii(ctypes.c_void_p(radii.data_ptr()))
+        return radii
 
 
 @pytest.fixture(scope="session")
@@ -124,3 +127,39 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
         check=True,
     )  # fmt: skip
     return Emulator(library)
+
+
+def load_sass():
+    """benchmarks/sass.py as a module."""
+    spec = importlib.util.spec_from_file_location("zokern_sass", ROOT / "benchmarks" / "sass.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def sass():
+    return load_sass()
+
+
+@pytest.fixture(scope="session")
+def nvcc(sass) -> str:
+    return sass.find_nvcc() or pytest.skip("nvcc is not installed: no CUDA code to look at")
+
+
+@pytest.fixture(scope="session")
+def nvdisasm(sass) -> str:
+    return sass.find_nvdisasm() or pytest.skip("no nvdisasm, neither CUDA's nor Triton's")
+
+
+@pytest.fixture(scope="session", params=[80, 90, 100], ids="sm_{}".format)
+def arch(request) -> int:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def perturb_cubin(sass, nvcc, arch, tmp_path_factory):
+    """(cubin, resources of each kernel) of csrc/cuda/perturb.cu."""
+    cubin = tmp_path_factory.mktemp("cubin") / f"perturb_{arch}.cubin"
+    return cubin, sass.compile_cubin(nvcc, sass.SOURCE, arch, cubin)

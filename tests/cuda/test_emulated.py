@@ -6,6 +6,7 @@ tests/cuda/emulate.cpp runs the thread body that nvcc compiles over a whole grid
 from __future__ import annotations
 
 import itertools
+import struct
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ BITS = {
 TILE = 2048  # elements of a tile: 256 threads x 8
 SIZES = [1, 3, 7, 8, 9, 255, TILE - 1, TILE, TILE + 1, 3 * TILE + 13]
 
-KNOWN = {  # counter, seed -> words, bits of the normals (public vectors of Philox4x32-10; docs of the stream)
+KNOWN = {  # counter, seed, words (public vectors of Philox4x32-10), bits of the normals
     "zeros": ([0] * 4, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
               "3e74061e 3fc105e8 3cb49ef9 bf1e04b1 bf2aa89e 3f0f178f c04925c8 beb8fe3e"),
     "ones": ([0xFFFFFFFF] * 4, 2**64 - 1, "408f276d 41c83b0e a20bc7c6 6d5451fd",
@@ -71,8 +72,8 @@ def test_known_answers(emulator, name):
 
 def test_radii_are_inside_the_fast_square_root(emulator):
     # csrc/cuda/sqrt.cuh drops sqrt.rn's check for arguments below 2^-101 and above 2^127.
-    smallest, largest = emulator.radius_range()
-    assert 3e-4 < smallest and largest < 5.8
+    radii = emulator.radii()
+    assert radii.min() > 3e-4 and radii.max() < 5.8  # so r^2 lies in [9e-8, 34]; NaN fails
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -140,7 +141,6 @@ def test_strided(emulator, dtype):
             base[1000:1100].as_strided((2, 2, 2, 2, 2, 2), (40, 1, 20, 2, 10, 4)),
         ]
 
-    params, expected = views()[1:2], views()[1:2]
     for i in range(4):
         for rounding, distribution in (("nearest", "gaussian"), ("stochastic", "rademacher")):
             params, expected = views()[i : i + 1], views()[i : i + 1]
@@ -155,13 +155,38 @@ def test_strided(emulator, dtype):
 def test_out_of_place(emulator, dtype, seeds):
     params = [weights(n, dtype) for n in SIZES] + [weights(48, dtype).view(6, 8).t()]
     kept = [p.clone() for p in params]
-    out, expected = (
-        [torch.full(p.shape, float("nan"), dtype=dtype) for p in params] for _ in range(2)
-    )
+    out, expected = ([torch.full(p.shape, float("nan"), dtype=dtype) for p in params] for _ in range(2))
     reference(params, seeds, [0.3] * len(seeds), out=expected)
     emulator.perturb_(params, seeds, [0.3] * len(seeds), out=out)
     assert_same_bits(out, expected)
     assert_same_bits(params, kept)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_out_of_place_between_layouts(emulator, dtype):
+    # Dimensions may be joined only where both sides step through them without a gap.
+    source = weights(20 * 16, dtype).view(20, 16)
+    pairs = [(source[:, :12], torch.empty(20, 12, dtype=dtype)),
+             (source[:, 3:15], torch.empty(12, 20, dtype=dtype).t()),
+             (source[::2], torch.empty(10, 16, dtype=dtype)),
+             (source[:, :8].contiguous(), torch.empty(20, 16, dtype=dtype)[:, ::2])]  # fmt: skip
+    for p, out in pairs:
+        expected = torch.empty_like(out)
+        reference([p], [6], [0.3], out=[expected])
+        emulator.perturb_([p], [6], [0.3], out=[out])
+        assert_same_bits([out], [expected])
+
+
+@pytest.mark.parametrize("shift", [0, 1, 4, 8])
+@pytest.mark.parametrize("out_shift", [0, 2, 4])
+def test_out_of_place_alignment(emulator, shift, out_shift):
+    # Vectors only where both sides are aligned; the emulation traps on a misaligned one.
+    params = [weights(TILE + 9, d, shift) for d in DTYPES]
+    out = [weights(TILE + 9, d, out_shift, seed=1) for d in DTYPES]
+    expected = [torch.empty_like(p) for p in params]
+    reference(params, [6], [0.3], out=expected)
+    emulator.perturb_(params, [6], [0.3], out=out)
+    assert_same_bits(out, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -170,18 +195,11 @@ def test_out_of_place(emulator, dtype, seeds):
 def test_null_source_reads_zeros(emulator, dtype, lane, distribution):
     out = [torch.full((n,), float("nan"), dtype=dtype) for n in SIZES]
     emulator.perturb_([None] * len(out), [9], [1.0], out=out, lane=lane, distribution=distribution)
-    if lane == 0:
-        with zokern.use_backend("reference"):
-            draws = [
-                zokern.normal((n,), 9, stream=i, dtype=dtype, distribution=distribution)
-                for i, n in enumerate(SIZES)
-            ]
-    else:
-        with zokern.use_backend("reference"):
-            draws = [
-                zokern.normal((n,), 9, stream=i, lane=1, dtype=dtype, distribution=distribution)
-                for i, n in enumerate(SIZES)
-            ]
+    with zokern.use_backend("reference"):
+        draws = [
+            zokern.normal((n,), 9, stream=i, lane=lane, dtype=dtype, distribution=distribution)
+            for i, n in enumerate(SIZES)
+        ]
     assert_same_bits(out, draws)
 
 
@@ -217,6 +235,14 @@ def test_nan_stays_nan(emulator, rounding):
     emulator.perturb_(params, [1], [0.1], rounding=rounding)
     for p in params:
         assert p[3].isnan() and p.isnan().sum() == 1
+
+
+def test_a_full_nan_stays_nan(emulator):
+    # A device's arithmetic makes NaN with all mantissa bits set: random bits must not carry out of it.
+    scale = struct.unpack("f", struct.pack("I", 0x7FFFFFFF))[0]
+    params = [torch.full((20,), 1.0, dtype=d) for d in DTYPES]
+    emulator.perturb_(params, [1], [scale], rounding="stochastic")
+    assert all(p.isnan().all() for p in params)
 
 
 def test_mixed_list(emulator):
