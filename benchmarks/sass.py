@@ -29,6 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "csrc" / "cuda" / "perturb.cu"
+KERNELS = ("csrc/core", "csrc/cuda")  # what the counts depend on
 RESULTS = ROOT / "benchmarks" / "results" / "sass.jsonl"
 FLAGS = ["-std=c++17", "-O3", "--fmad=false"]
 ARCHS = (80, 90, 100)
@@ -70,6 +71,11 @@ def find_nvdisasm() -> str | None:
         if path.is_file():
             return str(path)
     return None
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def nvcc_version(nvcc: str) -> str:
@@ -316,8 +322,8 @@ def main() -> None:
     print(f"nvcc {nvcc_version(nvcc)}; budget: in place on an H200, a model")
     print(table(rows))
     if options.write:
-        describe = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        commit = git("log", "-1", "--format=%h", "--", *KERNELS)
+        commit += "-dirty" if git("status", "--porcelain", "--", *KERNELS) else ""
         stamp = {"commit": commit, "nvcc": nvcc_version(nvcc)}
         RESULTS.parent.mkdir(exist_ok=True)
         lines = (json.dumps({**stamp, **asdict(row)}) for row in rows)
