@@ -15,9 +15,7 @@ from .engine import Apply, Batch
 CHUNK = 1 << 20
 
 
-def add_(
-    batch: Batch, dense: Sequence[Tensor], scale: float, apply: Apply, rounding: str, seed: int
-) -> None:
+def add_(batch: Batch, dense: Sequence[Tensor], scale: float, apply: Apply, rounding: str, seed: int) -> None:
     """`target <- round(what the batch says + scale * dense)`.
 
     For fp32 and float64 that is the batch's pass and one `_foreach_add_`. 16-bit weights are

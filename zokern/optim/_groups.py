@@ -45,9 +45,7 @@ def check_number(
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be {kind}, got {value!r}") from None
     if not math.isfinite(number) or number < low or (above and number == low) or number >= high:
-        bound = f"{'>' if above else '>='} {low:g}" + (
-            "" if high == math.inf else f" and < {high:g}"
-        )
+        bound = f"{'>' if above else '>='} {low:g}" + ("" if high == math.inf else f" and < {high:g}")
         raise ValueError(f"{name} must be {kind} {bound}, got {value!r}")
     return number
 

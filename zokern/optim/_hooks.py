@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
 from .engine import Engine
@@ -31,8 +32,19 @@ class ModuleHook:
         self._engine = weakref.ref(engine)
 
     def __call__(self, *args: object, **kwargs: object) -> None:
+        if torch.compiler.is_compiling():
+            _outside_graph(self)
+        else:
+            self.act()
+
+    def act(self) -> None:
+        """What the hook does: land what is pending; within a step, only show that it is called."""
         engine = self._engine()
-        if engine is not None and not engine.busy and engine.pending:
+        if engine is None:
+            return
+        if engine.busy:
+            engine.hooked = True
+        elif engine.pending:
             with torch.no_grad():
                 engine.land()
 
@@ -49,8 +61,14 @@ class ModuleHook:
 
     def __reduce__(self) -> tuple[object, ...]:
         # torch.save writes storages after all objects, so landing here is in time for it
-        ModuleHook.__call__(self)
+        ModuleHook.act(self)
         return _inert, ()
+
+
+@_disable_dynamo
+def _outside_graph(hook: ModuleHook) -> None:
+    """Inside a compiled module a hook breaks the graph: it moves weights, on most calls not at all."""
+    hook.act()
 
 
 def owners(root: nn.Module, params: Iterable[torch.Tensor]) -> dict[nn.Module, list[int]]:
@@ -64,9 +82,7 @@ def owners(root: nn.Module, params: Iterable[torch.Tensor]) -> dict[nn.Module, l
     return found
 
 
-def land_before_use(
-    root: nn.Module, modules: Iterable[nn.Module], engine: Engine
-) -> list[RemovableHandle]:
+def land_before_use(root: nn.Module, modules: Iterable[nn.Module], engine: Engine) -> list[RemovableHandle]:
     """Hooks the root and the given modules: before forward, `state_dict` and `load_state_dict`."""
     hook = ModuleHook(engine)
     handles = []

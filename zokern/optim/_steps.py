@@ -43,9 +43,7 @@ def whole_step(step: Callable[..., float]) -> Callable[..., float]:
     left pending) and undone when anything in it raises."""
 
     @functools.wraps(step)
-    def whole(
-        self: ZerothOrderOptimizer, closure: Closure | None = None, *args: Any, **kwargs: Any
-    ) -> float:
+    def whole(self: ZerothOrderOptimizer, closure: Closure | None = None, *args: Any, **kwargs: Any) -> float:
         if not callable(closure):
             raise TypeError(
                 f"step needs a closure that returns the loss, got {closure!r}: a zeroth-order step "
@@ -56,6 +54,7 @@ def whole_step(step: Callable[..., float]) -> Callable[..., float]:
             return step(self, closure, *args, **kwargs)
         started, inside = time.perf_counter(), self._seconds_in_closure
         self.last = StepRecord(step=self._steps)
+        engine.hooked = False
         engine.busy += 1
         try:
             with torch.no_grad():
@@ -64,7 +63,7 @@ def whole_step(step: Callable[..., float]) -> Callable[..., float]:
                 except BaseException:
                     engine.land()
                     raise
-                if not (self.lazy and engine.defers):
+                if not (self.lazy and engine.defers and self._may_stay_pending()):
                     engine.land()
         finally:
             engine.busy -= 1

@@ -90,6 +90,11 @@ class Watch(TorchFunctionMode):
                     frame.aliases.append(weakref.ref(tensor))
         return result
 
+    def outlives(self, aliases: Sequence[weakref.ref[Tensor]], extents: Sequence[Extent]) -> bool:
+        """Whether a result of a forward that is over is alive and still lies in its scratch."""
+        kept = [tensor for alias in aliases if (tensor := alias()) is not None]
+        return any(_meet(extent_of(tensor), extents) for tensor in kept)
+
     def _look(self, tensor: Tensor) -> None:
         for extent, i in self._places.get(_storage(tensor), ()):
             if _meet(extent, [extent_of(tensor)]):

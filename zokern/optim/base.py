@@ -55,7 +55,8 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         lazy: leave restore and update pending so that they fuse into the next step's first pass.
             Needs the module: its hooks land what is pending before any forward outside `step`,
             before `state_dict`, `save_pretrained` and `load_state_dict`. Code that reads or writes
-            parameters in other ways calls `flush()` first.
+            parameters in other ways calls `flush()` first. Pass a compiled module as the compiled
+            one, so that its hook stands before the graph and not in it.
         restore: how weights come back from a probe. "inplace": they are moved themselves, no
             memory, back to rounding. "exact": never displaced; each module's perturbed copy lives
             in a scratch during its forward; needs the module. "snapshot": a copy of the trainables.
@@ -192,7 +193,7 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         """
         self.engine.update(apply)
 
-    def probe(self, closure: Closure, one_sided: bool = False) -> tuple[float, dict[int, float]]:
+    def spsa(self, closure: Closure, one_sided: bool = False) -> tuple[float, dict[int, float]]:
         r"""Evaluates this step's queries.
 
         Two-sided: delta = (loss(+eps z) - loss(-eps z)) / 2. One-sided: delta = loss(+eps z) -
@@ -310,9 +311,7 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         try:
             result = self.step(no_forward, *args, **kwargs)
             if self._replay:
-                raise ValueError(
-                    f"the log of step {self._steps - 1} has {len(self._replay)} losses too many"
-                )
+                raise ValueError(f"the log of step {self._steps - 1} has {len(self._replay)} losses too many")
         finally:
             self._replay = None
         return result
@@ -333,6 +332,7 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         state["zokern"] = {
             "optimizer": type(self).__name__,
             "seed": self.seed,
+            "lazy": self.lazy,
             "steps": self._steps,
             "epoch": self._epoch,
             "num_evaluations": self.num_evaluations,
@@ -356,6 +356,7 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zokern"})
         self._keep_dtypes(state_dict)
         self.seed, self._steps, self._epoch = own["seed"], own["steps"], own["epoch"]
+        self.lazy = self.lazy and own["lazy"]
         self.num_evaluations = own["num_evaluations"]
         self.skipped_steps = own["skipped_steps"]
         self.engine.load_state(own["engine"])
@@ -396,6 +397,19 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         self._engine = engine
         self._finalizer = weakref.finalize(self, detach, engine, handles)
         self._finalizer.atexit = False
+
+    def _may_stay_pending(self) -> bool:
+        """Whether the hooks that `lazy` relies on ran in this step. They do not in a module that was
+        compiled and called before they were there, or whose forward is called by name."""
+        if self._replay is None and not self.engine.hooked:
+            self.lazy = False
+            warnings.warn(
+                "lazy=True is given up, weights land after each step: the closure ran no hook of the "
+                "module. Pass the module that the closure calls, compiled if it is",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return self.lazy
 
     def _call(self, closure: Closure) -> float:
         started = time.perf_counter()

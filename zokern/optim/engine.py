@@ -14,7 +14,7 @@ so that going to a point, coming back and updating are one pass each, or share o
 Coefficients are merged as Python floats (float64) and rounded to fp32 once, by the op.
 
 `InPlace` keeps that map. `Snapshot` keeps the committed weights beside the parameters, and so needs
-the map for the update only. `Exact` (in `exact.py`) never displaces a weight.
+the map for the update only. `Exact` (in `restore_exact.py`) never displaces a weight.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ class Batch:
         """The same for some of the tensors (positions in the batch)."""
         source = [self.source[n] for n in chosen]
         target = source if self.target is self.source else [self.target[n] for n in chosen]
-        return replace(
-            self, indices=[self.indices[n] for n in chosen], source=source, target=target
-        )
+        return replace(self, indices=[self.indices[n] for n in chosen], source=source, target=target)
 
     def is_identity(self) -> bool:
         return self.target is self.source and self.decay == 1.0 and not any(self.terms.values())
@@ -192,6 +190,7 @@ class Engine(ABC):
         self.indices = list(range(len(trainables.params)) if indices is None else indices)
         self.map = [IDENTITY] * trainables.num_groups
         self.busy = 0
+        self.hooked = False
         self.seconds_in_hooks = 0.0
 
     @property
@@ -279,9 +278,7 @@ class InPlace(Engine):
     def update(self, apply: Apply, merge: bool = False) -> None:
         self._move(self.map, [IDENTITY] * len(self.map), apply, merge)
 
-    def _move(
-        self, moves: Sequence[Affine], after: Sequence[Affine], apply: Apply, merge: bool
-    ) -> None:
+    def _move(self, moves: Sequence[Affine], after: Sequence[Affine], apply: Apply, merge: bool) -> None:
         params = self.trainables.params
 
         def moved(group: int) -> None:

@@ -110,11 +110,10 @@ class MeZO(ZerothOrderOptimizer):
 
     def step(self, closure: Closure) -> float:  # type: ignore[override]
         """One step. `closure` returns the loss and may be called any number of times."""
-        loss, deltas = self.probe(closure, self.one_sided)
+        loss, deltas = self.spsa(closure, self.one_sided)
         groups = self.param_groups
         grads = {
-            seed: [delta / (len(deltas) * group["eps"]) for group in groups]
-            for seed, delta in deltas.items()
+            seed: [delta / (len(deltas) * group["eps"]) for group in groups] for seed, delta in deltas.items()
         }
         decay = [1.0 - group["lr"] * group["weight_decay"] for group in groups]
         if not any(group["momentum"] for group in groups):

@@ -136,7 +136,7 @@ class _Place(ModuleHook):
         super().__init__(engine)
         self.own = list(own)
 
-    def __call__(self, *args: object, **kwargs: object) -> None:
+    def act(self) -> None:
         engine = self._engine()
         if isinstance(engine, Exact) and engine.active:
             engine.enter(self)
@@ -149,7 +149,7 @@ class _After(ModuleHook):
         super().__init__(engine)
         self.place = place
 
-    def __call__(self, *args: object, **kwargs: object) -> None:
+    def act(self) -> None:
         engine = self._engine()
         if isinstance(engine, Exact) and engine.active:
             engine.leave(self.place)
@@ -254,9 +254,7 @@ class Exact(Engine):
 
     # -- an evaluation ------------------------------------------------------------------------
 
-    def _run(
-        self, run: Callable[[], float], moving: Sequence[bool], watch: bool
-    ) -> tuple[float, list[int]]:
+    def _run(self, run: Callable[[], float], moving: Sequence[bool], watch: bool) -> tuple[float, list[int]]:
         """The value, and the trainables that were due but not (or not only) seen perturbed."""
         group = self.trainables.group
         state = self._state
@@ -316,7 +314,7 @@ class Exact(Engine):
         for i, base in frame.bases.items():
             self.trainables.params[i].data = base
             self._state[i] = DUE
-        if self.watcher is not None and any(alias() is not None for alias in frame.aliases):
+        if self.watcher is not None and self.watcher.outlives(frame.aliases, frame.extents):
             self.watcher.found.update(frame.bases)
 
     @contextlib.contextmanager

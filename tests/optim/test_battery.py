@@ -1,0 +1,220 @@
+"""One battery for all optimizers: a new one is a row of `problems.METHODS`."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import Backend
+from tests.optim.problems import EPS, LR, METHODS, RESTORES, Bowl, Method, same, values
+from zokern import use_backend
+
+methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())
+
+
+@methods
+@restores
+def test_goes_down_on_a_quadratic(method: Method, restore: dict[str, Any]) -> None:
+    model = Bowl()
+    first = float(model().detach())
+    with method.make(model, lr=LR / 4, **restore) as optimizer:
+        for _ in range(300):
+            optimizer.step(model)
+    assert float(model().detach()) < first / 20
+
+
+@methods
+@restores
+def test_equals_the_float64_oracle(method: Method, restore: dict[str, Any]) -> None:
+    model, exact = Bowl(torch.float64), Bowl(torch.float64)
+    start = values(exact)
+    weights = [p.detach() for p in exact.parameters()]
+    oracle = method.oracle(method.options)
+
+    def loss_at(tensors: Any) -> float:
+        kept = values(exact)
+        for w, t in zip(weights, tensors):
+            w.copy_(t)
+        value = float(exact())
+        for w, k in zip(weights, kept):
+            w.copy_(k)
+        return value
+
+    optimizer = method.make(model, **restore)
+    with torch.no_grad():
+        for t in range(8):
+            expected = oracle.step(weights, loss_at, t)
+            assert optimizer.step(model) == pytest.approx(expected, rel=1e-6)
+    optimizer.flush()
+    # coefficients are fp32 numbers: a rounding of 6e-8 each in eps and in g
+    for found, expected, begun in zip(model.parameters(), weights, start):
+        assert (found - expected).norm() < 2e-6 * (expected - begun).norm()
+
+
+@methods
+def test_first_losses(method: Method) -> None:
+    model = Bowl()
+    optimizer = method.make(model)
+    losses = [optimizer.step(model) for _ in range(4)]
+    assert losses == pytest.approx(method.golden, rel=1e-5)
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_moves_alike_on_every_backend(method: Method, dtype: torch.dtype, backend: Backend) -> None:
+    def run(device: str) -> list[Tensor]:
+        model = Bowl(dtype, device)
+        optimizer = method.make(model, restore="inplace")
+        for t in range(3):
+            optimizer.replay_step(method.log(t, 0.01))
+        return values(model)
+
+    found = run(backend.device)
+    with use_backend("reference"):
+        assert same(found, run("cpu"))
+
+
+@methods
+@restores
+def test_state_round_trip_continues_bit_for_bit(method: Method, restore: dict[str, Any]) -> None:
+    model = Bowl()
+    optimizer = method.make(model, **restore)
+    for _ in range(3):
+        optimizer.step(model)
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    expected = [optimizer.step(model) for _ in range(3)]
+    optimizer.flush()
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again = Bowl()
+    resumed = method.make(again, **{**restore, "seed": 5})
+    again.load_state_dict(saved["model"])
+    resumed.load_state_dict(saved["optimizer"])
+    assert [resumed.step(again) for _ in range(3)] == expected
+    resumed.flush()
+    assert same(values(again), values(model))
+    assert resumed.steps == optimizer.steps
+    assert resumed.num_evaluations == optimizer.num_evaluations
+
+
+@methods
+@restores
+def test_replay_from_logged_losses_repeats_the_moves(method: Method, restore: dict[str, Any]) -> None:
+    model, again = Bowl(), Bowl()
+    optimizer, replayed = method.make(model, **restore), method.make(again, **restore)
+    for _ in range(4):
+        returned = optimizer.step(model)
+        assert replayed.replay_step(optimizer.last.losses) == returned
+    optimizer.flush()
+    replayed.flush()
+    assert same(values(again), values(model))
+    assert optimizer.step(model) == replayed.step(again)
+
+
+@methods
+@restores
+def test_param_groups_have_their_own_rate(method: Method, restore: dict[str, Any]) -> None:
+    model, alone = Bowl(), Bowl()
+    groups = [
+        {"params": [model.first], "lr": 0.0},
+        {"params": [model.second, model.inner.weight]},
+    ]
+    before = values(model)
+    optimizer = method.make(groups, module=model, **restore)
+    plain = method.make(alone, **restore)
+    optimizer.step(model)
+    plain.step(alone)
+    optimizer.flush()
+    plain.flush()
+    drift = 0.0 if restore["restore"] != "inplace" else 1e-6
+    assert (model.first - before[0]).abs().max() <= drift
+    # same streams, same losses: the other tensors move as with one group
+    for name in ("second", "inner.weight"):
+        torch.testing.assert_close(model.get_parameter(name), alone.get_parameter(name))
+
+
+class Tied(nn.Module):
+    """Two names and two modules for one weight, one frozen weight, one unused buffer."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.embed = nn.Embedding(6, 4, dtype=dtype)
+        self.head = nn.Linear(4, 6, bias=False, dtype=dtype)
+        self.scale = nn.Parameter(torch.ones(4, dtype=dtype), requires_grad=False)
+        with torch.no_grad():
+            self.embed.weight.copy_(torch.randn(6, 4, generator=generator))
+        self.head.weight = self.embed.weight
+
+    def forward(self) -> Tensor:
+        tokens = torch.arange(6)
+        logits = self.head(self.embed(tokens) * self.scale).float()
+        return nn.functional.cross_entropy(logits, tokens.flip(0))
+
+
+@methods
+@restores
+def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> None:
+    model = Tied()
+    first = float(model().detach())
+    optimizer = method.make(model, **restore)
+    assert len(optimizer.trainables) == 1
+    for _ in range(60):
+        optimizer.step(model)
+    optimizer.flush()
+    assert float(model().detach()) < 0.7 * first
+    assert model.head.weight is model.embed.weight
+    assert torch.equal(model.scale, torch.ones(4))
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("restore", ["exact", "snapshot"])
+def test_sixteen_bits(method: Method, dtype: torch.dtype, restore: str) -> None:
+    model, wide = Bowl(dtype), Bowl(dtype).float()
+    optimizer, reference = (
+        method.make(model, lr=LR / 4, restore=restore),
+        method.make(wide, lr=LR / 4, restore=restore),
+    )
+    first = float(model().detach())
+    for _ in range(300):
+        optimizer.step(model)
+        reference.step(wide)
+    assert float(model().detach()) < first / 10
+    assert all(p.dtype == dtype for p in model.parameters())
+
+
+@methods
+def test_small_updates_to_bf16_weights_arrive(method: Method) -> None:
+    """Round-to-nearest would lose every one of them: an update is 1/40 of a bf16 step at 1.0."""
+    weight = nn.Parameter(torch.full((4096,), 1.0, dtype=torch.bfloat16))
+    moved = {}
+    for rounding in ("stochastic", "nearest"):
+        with torch.no_grad():
+            weight.fill_(1.0)
+        optimizer = method.make([weight], lr=1e-4, rounding=rounding, distribution="rademacher")
+        for t in range(20):
+            optimizer.replay_step(method.log(t, EPS))
+        moved[rounding] = (weight.detach().double() - 1.0).abs().mean().item()
+    assert moved["stochastic"] > 1e-4
+    if not method.options.get("weight_decay"):
+        assert moved["nearest"] < moved["stochastic"] / 20
+
+
+@methods
+def test_learning_rate_schedulers(method: Method) -> None:
+    model, manual = Bowl(), Bowl()
+    optimizer, plain = method.make(model), method.make(manual)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t)
+    for t in range(4):
+        plain.param_groups[0]["lr"] = LR * 0.5**t
+        assert optimizer.step(model) == plain.step(manual)
+        scheduler.step()
+    assert same(values(model), values(manual))
