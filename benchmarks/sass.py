@@ -323,7 +323,7 @@ def main() -> None:
     print(table(rows))
     if options.write:
         commit = git("log", "-1", "--format=%h", "--", *KERNELS)
-        commit += "-dirty" if git("status", "--porcelain", "--", *KERNELS) else ""
+        commit += "-dirty" if git("diff", "--name-only", "HEAD", "--", *KERNELS) else ""
         stamp = {"commit": commit, "nvcc": nvcc_version(nvcc)}
         RESULTS.parent.mkdir(exist_ok=True)
         lines = (json.dumps({**stamp, **asdict(row)}) for row in rows)
