@@ -57,11 +57,11 @@ def check_bounded(values: Sequence[Any] | None, count: int, bits: int, name: str
     return checked
 
 
-def check_tensor(tensor: object, name: str) -> Tensor:
+def check_tensor(tensor: object, name: str, dtypes: Sequence[torch.dtype] = DTYPES) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in DTYPES:
-        known = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+    if tensor.dtype not in dtypes:
+        known = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
         raise TypeError(f"{name} has dtype {tensor.dtype}; supported: {known}")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} has layout {tensor.layout}; only torch.strided is supported")

@@ -12,15 +12,12 @@ from ._checks import (
     DISTRIBUTIONS,
     ROUNDINGS,
     as_list,
-    check_bounded,
     check_choice,
     check_fp32,
-    check_no_grad,
-    check_no_overlap,
     check_seeds,
-    check_tensor,
 )
 from ._library import define, to_signed, to_unsigned
+from ._lists import check_factors, check_lists
 
 
 def perturb_(
@@ -82,60 +79,22 @@ def perturb_(
         >>> zokern.perturb_(weights, seeds=7, scales=1e-3)     # probe
         >>> zokern.perturb_(weights, seeds=7, scales=-1e-3)    # and back
     """
-    sources = [params] if isinstance(params, Tensor) else list(params)
     seed_list = check_seeds(as_list(seeds, int))
-    scale_list = [check_fp32(s, f"scales[{k}]") for k, s in enumerate(as_list(scales, (int, float)))]
-    if len(seed_list) != len(scale_list):
-        raise ValueError(f"scales has {len(scale_list)} entries for {len(seed_list)} seeds")
+    scale_list = check_factors(scales, len(seed_list), "scales")
     factor = check_fp32(decay, "decay")
     check_choice(distribution, DISTRIBUTIONS, "distribution")
     if check_choice(rounding, ROUNDINGS, "rounding") == "stochastic" and not seed_list:
         raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
-    for i, tensor in enumerate(sources):
-        check_tensor(tensor, f"params[{i}]")
-    count = len(sources)
-    stream_list = list(range(count)) if streams is None else check_bounded(streams, count, 32, "streams")
-    offset_list = [0] * count if offsets is None else check_bounded(offsets, count, 63, "offsets")
-    targets = sources
-    if out is not None:
-        targets = [out] if isinstance(out, Tensor) else list(out)
-        _check_out(sources, targets)
-    for i, tensor in enumerate(sources):
-        if tensor.device != sources[0].device:
-            raise ValueError(
-                f"params[{i}] is on {tensor.device} and params[0] on {sources[0].device}; one device a call"
-            )
-    check_no_grad(targets, "params" if out is None else "out")
-    if out is None:
-        check_no_overlap(params=sources)
-    else:
-        check_no_overlap(params=sources, out=targets)
-    if not count or all(t.numel() == 0 for t in sources):
-        return
-    if not seed_list and factor == 1.0 and out is None:
+    lists = check_lists(params, out, streams, offsets)
+    if lists.is_empty() or (not seed_list and factor == 1.0 and lists.in_place):
         return
     signed = [to_signed(s) for s in seed_list]
-    arguments = (signed, scale_list, factor, stream_list, offset_list, distribution, rounding)
-    if out is None:
-        torch.ops.zokern.perturb_(sources, *arguments)
+    arguments = (signed, scale_list, factor, lists.streams, lists.offsets, distribution, rounding)
+    if lists.in_place:
+        torch.ops.zokern.perturb_(lists.params, *arguments)
     else:
-        torch.ops.zokern.perturb_out(sources, targets, *arguments)
-    # an op made with `define` does not tell autograd that it wrote
-    for tensor in targets:
-        if not tensor.is_inference():
-            torch.autograd.graph.increment_version(tensor)
-
-
-def _check_out(sources: list[Tensor], targets: list[Tensor]) -> None:
-    if len(targets) != len(sources):
-        raise ValueError(f"out has {len(targets)} tensors for {len(sources)} in params")
-    for i, (source, target) in enumerate(zip(sources, targets)):
-        check_tensor(target, f"out[{i}]")
-        for what in ("shape", "dtype", "device"):
-            if getattr(source, what) != getattr(target, what):
-                raise ValueError(
-                    f"out[{i}] has {what} {getattr(target, what)}, params[{i}] has {getattr(source, what)}"
-                )
+        torch.ops.zokern.perturb_out(lists.params, lists.out, *arguments)
+    lists.written()
 
 
 def _perturb_out(

@@ -4,9 +4,19 @@ Every other backend equals these functions bit for bit. They favour being readab
 work happens in pieces of `CHUNK` elements, so a large tensor needs little extra memory.
 """
 
+from .adam import adam_
+from .adamu import adamu_probe_, adamu_update_
+from .masked import perturb_masked_
 from .perturb import normal_, perturb_
 
-OPS = {"perturb_": perturb_, "normal_": normal_}
+OPS = {
+    "perturb_": perturb_,
+    "normal_": normal_,
+    "perturb_masked_": perturb_masked_,
+    "adam_": adam_,
+    "adamu_probe_": adamu_probe_,
+    "adamu_update_": adamu_update_,
+}
 
 
 def unavailable_reason(device_type: str) -> str | None:

@@ -1,6 +1,7 @@
-"""IEEE fp32 arithmetic that PyTorch does not offer: fused multiply-add and correctly rounded sqrt.
+"""IEEE fp32 arithmetic that PyTorch does not offer everywhere: fused multiply-add, correctly rounded
+square root and quotient.
 
-Both go through float64. A product of two fp32 numbers is exact there; the sum is made round-to-odd,
+All go through float64. A product of two fp32 numbers is exact there; the sum is made round-to-odd,
 after which the rounding to fp32 is the only one that counts (Boldo and Melquiond, 2008).
 """
 
@@ -30,6 +31,12 @@ def fma(a: Tensor | float, b: Tensor | float, c: Tensor | float) -> Tensor:
 def sqrt(x: Tensor) -> Tensor:
     """Correctly rounded fp32 square root (`torch.sqrt` of fp32 on CPU is not: 0.57 % of inputs differ)."""
     return torch.sqrt(x.double()).float()
+
+
+def div(a: Tensor, b: Tensor) -> Tensor:
+    """Correctly rounded fp32 quotient: a quotient of fp32 numbers is never so close to the middle
+    between two others that rounding it to float64 first could matter."""
+    return (a.double() / b.double()).float()
 
 
 def bits_to_float(bits: Tensor) -> Tensor:

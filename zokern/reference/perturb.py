@@ -19,25 +19,21 @@ from .normal import DISTRIBUTIONS, rounding_bits
 CHUNK = 1 << 18
 
 
-def _pieces(source: Tensor, target: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(first logical index, source piece, target piece) along the leading dimensions, both views."""
-    if source.numel() <= CHUNK or source.dim() == 0:
-        yield 0, source, target
+def pieces(*tensors: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """(first logical index, views of all tensors) along the leading dimensions, `CHUNK` elements at
+    most a piece."""
+    whole = tensors[0]
+    if whole.numel() <= CHUNK or whole.dim() == 0:
+        yield 0, tensors
         return
-    row = source.numel() // source.shape[0]
+    row = whole.numel() // whole.shape[0]
     rows = max(1, CHUNK // row)
-    for start in range(0, source.shape[0], rows):
-        for first, s, t in _pieces_of_rows(source, target, start, rows, row):
-            yield start * row + first, s, t
-
-
-def _pieces_of_rows(
-    source: Tensor, target: Tensor, start: int, rows: int, row: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    if row <= CHUNK:
-        yield 0, source[start : start + rows], target[start : start + rows]
-    else:
-        yield from _pieces(source[start], target[start])
+    for start in range(0, whole.shape[0], rows):
+        if row <= CHUNK:
+            yield start * row, tuple(t[start : start + rows] for t in tensors)
+        else:
+            for first, views in pieces(*(t[start] for t in tensors)):
+                yield start * row + first, views
 
 
 def stochastic_bf16(x: Tensor, random16: Tensor) -> Tensor:
@@ -59,21 +55,34 @@ def stochastic_fp16(x: Tensor, random16: Tensor) -> Tensor:
 STOCHASTIC = {torch.bfloat16: stochastic_bf16, torch.float16: stochastic_fp16}
 
 
-def _moved(
+def rounded(value: Tensor, dtype: torch.dtype, first: int, seed: int, stream: int, rounding: str) -> Tensor:
+    """The flat `value`, whose first element has index `first`, in `dtype`."""
+    if rounding == "stochastic" and dtype in STOCHASTIC:
+        return STOCHASTIC[dtype](value, rounding_bits(first, value.numel(), seed, stream, value.device))
+    return value.to(dtype)
+
+
+def decayed(p: Tensor, decay: float) -> Tensor:
+    """`decay * p` in the arithmetic's type: float64 for float64, fp32 for the rest."""
+    return (p if p.dtype == torch.float64 else p.float()) * decay
+
+
+def plus(value: Tensor, scale: float, z: Tensor) -> Tensor:
+    """`value + scale * z` rounded once; in float64 the product of the two fp32 numbers is exact."""
+    return value + scale * z.double() if value.dtype == torch.float64 else fma(scale, z, value)
+
+
+def moved(
     p: Tensor, first: int, seeds: list[int], scales: list[float], decay: float, stream: int,
     distribution: str, rounding: str,
 ) -> Tensor:  # fmt: skip
-    """The new values of the flat piece `p`, in its dtype."""
-    draw = DISTRIBUTIONS[distribution]
-    double = p.dtype == torch.float64
-    value = (p if double else p.float()) * decay
+    """The new values of the piece `p`, in its shape and dtype."""
+    value = decayed(p.reshape(-1), decay)
     for seed, scale in zip(seeds, scales):
-        z = draw(first, p.numel(), seed, stream, 0, p.device)
-        value = value + scale * z.double() if double else fma(scale, z, value)
-    if rounding == "stochastic" and p.dtype in STOCHASTIC:
-        random16 = rounding_bits(first, p.numel(), seeds[0], stream, p.device)
-        return STOCHASTIC[p.dtype](value, random16)
-    return value.to(p.dtype)
+        z = DISTRIBUTIONS[distribution](first, p.numel(), seed, stream, 0, p.device)
+        value = plus(value, scale, z)
+    key = seeds[0] if seeds else 0
+    return rounded(value, p.dtype, first, key, stream, rounding).view(p.shape)
 
 
 def perturb_(
@@ -81,16 +90,14 @@ def perturb_(
     streams: list[int], offsets: list[int], distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
+    move = (seeds, scales, decay)
     for source, target, stream, offset in zip(params, out, streams, offsets):
-        for first, s, t in _pieces(source, target):
-            moved = _moved(
-                s.reshape(-1), offset + first, seeds, scales, decay, stream, distribution, rounding
-            )
-            t.copy_(moved.view(t.shape))
+        for first, (s, t) in pieces(source, target):
+            t.copy_(moved(s, offset + first, *move, stream, distribution, rounding))
 
 
 def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
     """Fills `out` with the stream's values, rounded to its dtype."""
-    for first, _, t in _pieces(out, out):
+    for first, (t,) in pieces(out):
         z = DISTRIBUTIONS[distribution](offset + first, t.numel(), seed, stream, lane, t.device)
         t.copy_(z.view(t.shape))

@@ -1,0 +1,108 @@
+"""Lists of tensors as the ops take them: what is read, what is written, where each lies in the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._checks import (
+    DTYPES,
+    as_list,
+    check_bounded,
+    check_fp32,
+    check_no_grad,
+    check_no_overlap,
+    check_tensor,
+)
+
+Tensors = Tensor | Iterable[Tensor]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Checked lists of equal length; `out is params` in place."""
+
+    params: list[Tensor]
+    out: list[Tensor]
+    states: list[list[Tensor]]
+    streams: list[int]
+    offsets: list[int]
+
+    @property
+    def in_place(self) -> bool:
+        return self.out is self.params
+
+    def is_empty(self) -> bool:
+        return all(p.numel() == 0 for p in self.params)
+
+    def written(self, states: bool = True) -> None:
+        """Tells autograd: an op made with `define` does not."""
+        for tensors in (self.out, *(self.states if states else [])):
+            for tensor in tensors:
+                if not tensor.is_inference():
+                    torch.autograd.graph.increment_version(tensor)
+
+
+def check_lists(
+    params: Tensors,
+    out: Tensors | None,
+    streams: Sequence[int] | None,
+    offsets: Sequence[int] | None,
+    **states: Tensors,
+) -> Lists:
+    """Checks tensors, places and overlap. `states` are fp32 tensors of the params' shapes, written
+    in place, each list under its argument's name."""
+    sources = as_list(params, Tensor)
+    for i, tensor in enumerate(sources):
+        check_tensor(tensor, f"params[{i}]")
+    count = len(sources)
+    stream_list = list(range(count)) if streams is None else check_bounded(streams, count, 32, "streams")
+    offset_list = [0] * count if offsets is None else check_bounded(offsets, count, 63, "offsets")
+    targets = sources
+    if out is not None:
+        targets = as_list(out, Tensor)
+        check_alike(sources, targets, "out", ("shape", "dtype", "device"))
+    for i, tensor in enumerate(sources):
+        if tensor.device != sources[0].device:
+            raise ValueError(
+                f"params[{i}] is on {tensor.device} and params[0] on {sources[0].device}; one device a call"
+            )
+    state_lists = {name: as_list(tensors, Tensor) for name, tensors in states.items()}
+    for name, tensors in state_lists.items():
+        check_alike(sources, tensors, name, ("shape", "device"), (torch.float32,))
+    check_no_grad(targets, "params" if out is None else "out")
+    for name, tensors in state_lists.items():
+        check_no_grad(tensors, name)
+    check_no_overlap(params=sources, **({} if out is None else {"out": targets}), **state_lists)
+    return Lists(sources, targets, list(state_lists.values()), stream_list, offset_list)
+
+
+def check_alike(sources: list[Tensor], tensors: list[Tensor], name: str, what: Sequence[str],
+                dtypes: Sequence[torch.dtype] = DTYPES) -> None:  # fmt: skip
+    """As many tensors as `sources`, each with the same shape (dtype, device)."""
+    if len(tensors) != len(sources):
+        raise ValueError(f"{name} has {len(tensors)} tensors for {len(sources)} in params")
+    for i, (source, tensor) in enumerate(zip(sources, tensors)):
+        check_tensor(tensor, f"{name}[{i}]", dtypes)
+        for attribute in what:
+            if getattr(source, attribute) != getattr(tensor, attribute):
+                raise ValueError(
+                    f"{name}[{i}] has {attribute} {getattr(tensor, attribute)}, "
+                    f"params[{i}] has {getattr(source, attribute)}"
+                )
+
+
+def check_factors(values: float | Sequence[float], count: int, name: str) -> list[float]:
+    """One fp32 factor a seed."""
+    factors = [check_fp32(v, f"{name}[{k}]") for k, v in enumerate(as_list(values, (int, float)))]
+    if len(factors) != count:
+        raise ValueError(f"{name} has {len(factors)} entries for {count} seeds")
+    return factors
+
+
+def keep(indices: Sequence[int], *lists: list) -> list[list]:  # type: ignore[type-arg]
+    """The chosen entries of each list; an empty list (an absent state) stays empty."""
+    return [[entries[i] for i in indices] if entries else [] for entries in lists]

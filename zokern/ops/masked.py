@@ -1,0 +1,130 @@
+"""`perturb_masked_`: `perturb_` for some of the elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ._checks import DISTRIBUTIONS, ROUNDINGS, as_list, check_choice, check_fp32, check_seeds
+from ._library import define, to_signed, to_unsigned
+from ._lists import Tensors, check_alike, check_factors, check_lists, keep
+
+
+def perturb_masked_(
+    params: Tensors,
+    seeds: int | Sequence[int],
+    scales: float | Sequence[float],
+    *,
+    thresholds: float | Sequence[float] | None = None,
+    masks: Tensors | None = None,
+    decay: float = 1.0,
+    streams: Sequence[int] | None = None,
+    offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian",
+    rounding: str = "nearest",
+    out: Tensors | None = None,
+) -> None:
+    r"""Adds seeded noise to the small elements of each tensor, or to those that a mask chooses.
+
+    .. math::
+        \theta_j \leftarrow \begin{cases}
+            \mathrm{decay}\cdot\theta_j + \sum_k \mathrm{scales}_k\, z_j(\mathrm{seeds}_k) & j \in M \\
+            \theta_j & \text{otherwise, bit for bit}
+        \end{cases}
+        \qquad M = \{j : |\theta_j| \le \mathrm{threshold}\}
+
+    The comparison is made inside the kernel with the value that is read: no mask is stored. With
+    `out`, params are the base and a step's probe, flip and update, all from the base, share its mask.
+    Chosen elements get the bits that `perturb_` would give them.
+
+    Args:
+        params: tensors as in `perturb_`.
+        seeds: as in `perturb_`.
+        scales: as in `perturb_`.
+        thresholds: one number from 0 on for each tensor, or one for all, rounded to fp32; infinity
+            chooses every element. NaN elements are never chosen.
+        masks: in place of thresholds, one boolean tensor of the same shape for each.
+        decay, streams, offsets, distribution, rounding: as in `perturb_`.
+        out: where to write, frozen elements included; `params` then stay untouched.
+
+    Raises:
+        TypeError: a tensor or seed is of the wrong kind; a mask that is not boolean.
+        ValueError: as `perturb_`; not exactly one of thresholds and masks; a negative threshold.
+        RuntimeError: grad mode is on and a written tensor requires grad.
+        Every check precedes the first write: after an error all tensors are as they were.
+
+    Cost: that of `perturb_`, and the reading of masks, one byte an element; allocates no tensor.
+
+    Source: Sparse-MeZO (Liu et al. 2024, arXiv:2402.15751), Algorithm 1.
+
+    Example:
+        >>> base = torch.randn(1000)
+        >>> probe = torch.empty_like(base)
+        >>> zokern.perturb_masked_([base], 7, 1e-3, thresholds=0.3, out=[probe])
+    """
+    seed_list = check_seeds(as_list(seeds, int))
+    scale_list = check_factors(scales, len(seed_list), "scales")
+    factor = check_fp32(decay, "decay")
+    check_choice(distribution, DISTRIBUTIONS, "distribution")
+    if check_choice(rounding, ROUNDINGS, "rounding") == "stochastic" and not seed_list:
+        raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
+    if (thresholds is None) == (masks is None):
+        given = "neither" if masks is None else "both"
+        raise ValueError(f"exactly one of thresholds and masks must be given, got {given}")
+    lists = check_lists(params, out, streams, offsets)
+    mask_list: list[Tensor] = []
+    limits: list[float] = []
+    if masks is not None:
+        mask_list = as_list(masks, Tensor)
+        check_alike(lists.params, mask_list, "masks", ("shape", "device"), (torch.bool,))
+    else:
+        limits = _limits(thresholds, len(lists.params))
+    if lists.is_empty() or (not seed_list and factor == 1.0 and lists.in_place):
+        return
+    signed = [to_signed(s) for s in seed_list]
+    arguments = (
+        mask_list, limits, signed, scale_list, factor, lists.streams, lists.offsets, distribution, rounding
+    )  # fmt: skip
+    if lists.in_place:
+        torch.ops.zokern.perturb_masked_(lists.params, *arguments)
+    else:
+        torch.ops.zokern.perturb_masked_out(lists.params, lists.out, *arguments)
+    lists.written()
+
+
+def _limits(thresholds: float | Sequence[float] | None, count: int) -> list[float]:
+    values = [thresholds] * count if isinstance(thresholds, (int, float)) else list(thresholds or [])
+    if len(values) != count:
+        raise ValueError(f"thresholds has {len(values)} entries for {count} tensors in params")
+    for i, value in enumerate(values):
+        if not float(value) >= 0.0:
+            raise ValueError(f"thresholds[{i}] must be 0 or above, got {value}")
+    return [v if v == math.inf else check_fp32(v, f"thresholds[{i}]") for i, v in enumerate(values)]
+
+
+def _masked_out(
+    params: list[Tensor], out: list[Tensor], masks: list[Tensor], thresholds: list[float],
+    seeds: list[int], scales: list[float], decay: float, streams: list[int], offsets: list[int],
+    distribution: str, rounding: str,
+) -> None:  # fmt: skip
+    _, kernel = backends.select("perturb_masked_", params[0].device.type)
+    kept = [i for i, p in enumerate(params) if p.numel()]
+    tensors = keep(kept, params, out, masks, thresholds)
+    places = keep(kept, streams, offsets)
+    kernel(*tensors, [to_unsigned(s) for s in seeds], scales, decay, *places, distribution, rounding)
+
+
+def _masked(params: list[Tensor], *arguments: object) -> None:
+    _masked_out(params, params, *arguments)  # type: ignore[arg-type]
+
+
+_ARGUMENTS = (
+    "Tensor[] masks, float[] thresholds, int[] seeds, float[] scales, float decay, int[] streams, "
+    "int[] offsets, str distribution, str rounding"
+)
+define(f"perturb_masked_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _masked, lambda *_: None)
+define(f"perturb_masked_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _masked_out, lambda *_: None)
