@@ -190,6 +190,9 @@ class Exact(Engine):
             after = _After(self, place)
             self.handles.append(module.register_forward_pre_hook(place, prepend=True))
             self.handles.append(module.register_forward_hook(after, always_call=True))
+        # these take another path, and so round otherwise, while a torch function mode is active:
+        # what was watched is run again
+        self._fast_paths = any(isinstance(m, nn.MultiheadAttention) for m in owners)
         reached = {i for own in owners.values() for i in own}
         self._cover(i for i in self.indices if i not in reached)
 
@@ -221,9 +224,10 @@ class Exact(Engine):
             if not any(moving):
                 return run()
             value, missed = self._run(run, moving, watch)
-            if not missed:
-                return value
             self._cover(missed)
+            if not missed and not (watch and self._fast_paths):
+                return value
+            watch = watch and bool(missed)
             self.repeated += 1
 
     def revisit(self, offsets: Sequence[Terms]) -> None:

@@ -1,0 +1,465 @@
+"""`restore="exact"`: base weights are never displaced, and no weight is silently left unperturbed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import zokern
+from tests.optim.conftest import Passes
+from tests.optim.problems import EPS, LR, Bowl, same, values
+from zokern.optim import MeZO
+from zokern.optim.restore_exact import Exact
+
+STEPS = 10_000
+
+
+def exact(optimizer: MeZO) -> Exact:
+    assert isinstance(optimizer.engine, Exact)
+    return optimizer.engine
+
+
+def test_ten_thousand_bf16_steps_at_lr_zero_leave_every_bit() -> None:
+    """Beside it, what the plain loop (+eps, -2 eps, +eps in place) does to the same weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).bfloat16()
+    plain = copy.deepcopy(model)
+    x = torch.randn(2, 8).bfloat16()
+    start = values(model)
+    eps = 1e-3
+
+    optimizer = MeZO(model, lr=0.0, eps=eps, restore="exact")
+    seen = set()
+    for _ in range(STEPS):
+        seen.add(optimizer.step(lambda: model(x).float().sum()))
+    assert same(values(model), start)
+    assert len(seen) > 10  # it did move while it looked
+
+    params = list(plain.parameters())
+    with torch.no_grad():
+        for step in range(STEPS):
+            seed = zokern.derive_seed(0, step)
+            for scale in (eps, -2 * eps, eps):
+                zokern.perturb_(params, seed, scale)
+    drift = torch.cat([(p.detach() - w).float().flatten() for p, w in zip(params, start)])
+    size = torch.cat([w.float().flatten() for w in start])
+    relative = float(drift.square().mean().sqrt() / size.square().mean().sqrt())
+    print(f"\nin-place drift of the plain loop, {STEPS} steps in bf16: {relative:.1%} of rms |w|")
+    assert relative > 0.01
+
+
+# -- modules that read weights in their own ways ----------------------------------------------
+
+
+class Attention(nn.Module):
+    """nn.MultiheadAttention reads out_proj.weight itself; out_proj's forward never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+class FastAttention(Attention):
+    """In eval mode the whole attention is one fused call (but not under a torch function mode)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eval()
+
+
+class FunctionalHead(nn.Module):
+    """embed's forward runs, and its weight is read once more by F.linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 8)
+        self.middle = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.middle(self.embed(x[..., 0].abs().long() % 5))
+        return F.linear(hidden, self.embed.weight)
+
+
+class ModuleHead(nn.Module):
+    """The same with a tied nn.Linear: two modules, one parameter, both forwards run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 8)
+        self.head = nn.Linear(8, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embed(x[..., 0].abs().long() % 5))
+
+
+class Nested(nn.Module):
+    """Owns a weight, calls a child that owns another, and reads its own again afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+        self.child = nn.Linear(8, 8)
+        self.shift = nn.Parameter(torch.linspace(-1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child(x * self.scale) * self.scale + self.shift
+
+
+class Recursive(nn.Module):
+    """Its forward runs within its own forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x: Tensor, depth: int = 2) -> Tensor:
+        x = x * self.weight
+        return self(x, depth - 1) * self.weight if depth else x
+
+
+class ReturnsWeight(nn.Module):
+    """One child returns its weight, one a view of it, used after their forwards."""
+
+    class Table(nn.Module):
+        def __init__(self, turned: bool) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(-1, 1, 64).view(8, 8) ** 3)
+            self.turned = turned
+
+        def forward(self) -> Tensor:
+            return self.weight.t() if self.turned else self.weight
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = self.Table(False), self.Table(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.first(), self.second()
+        return x @ a @ b
+
+
+class Keeps(nn.Module):
+    """A child stows a view of its weight away; a sibling uses it."""
+
+    class Child(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(-1, 1, 64).view(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.__dict__["kept"] = self.weight[:4].t()
+            return x @ self.weight
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child, self.other = self.Child(), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.child(x)) @ self.child.__dict__["kept"]
+
+
+class DirectForward(nn.Module):
+    """Calls a child's forward by name, so that no hook runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child.forward(x)
+
+
+class Data(nn.Module):
+    """Reads through .data outside the owner's forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(self.child(x)) @ self.child.weight.data
+
+
+class Recurrent(nn.Module):
+    """nn.LSTM holds its weights in a list of its own as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x)[0]
+
+
+class Parametrized(nn.Module):
+    """The weight is computed by parametrization modules when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+class Encoder(nn.Module):
+    """In eval mode its fast path reads all of its children's weights in one fused call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Regularised(nn.Module):
+    """The loss reads the weights outside any forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + sum(p.square().sum() for p in self.linear.parameters())
+
+
+MODULES: dict[type[nn.Module], list[str]] = {
+    Attention: ["attention.out_proj.weight", "attention.out_proj.bias"],
+    FastAttention: ["attention.out_proj.weight", "attention.out_proj.bias"],
+    FunctionalHead: ["embed.weight"],
+    ModuleHead: [],
+    Nested: [],
+    Recursive: [],
+    ReturnsWeight: ["first.weight", "second.weight"],
+    Keeps: ["child.weight"],
+    DirectForward: ["child.weight", "child.bias"],
+    Data: ["child.weight"],
+    Recurrent: [],
+    Parametrized: [],
+    Encoder: ["layer.self_attn.out_proj.weight", "layer.self_attn.out_proj.bias"],
+    Regularised: ["linear.weight", "linear.bias"],
+}
+
+
+@pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_sees_every_weight_perturbed(kind: type[nn.Module], dtype: torch.dtype) -> None:
+    """The losses and weights are those of a snapshot, bit for bit, from the first evaluation on."""
+    torch.manual_seed(0)
+    model = kind().to(dtype)
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        module.register_forward_hook(lambda *_: None)  # hooks switch some fused paths off
+    x = torch.randn(2, 3, 8).to(dtype)
+
+    def closure_of(module: nn.Module) -> Callable[[], Tensor]:
+        return lambda: module(x).float().square().mean()
+
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact", num_queries=2)
+    snapshot = MeZO(twin, 1e-3, EPS, restore="snapshot", num_queries=2)
+    for _ in range(3):
+        assert optimizer.step(closure_of(model)) == snapshot.step(closure_of(twin))
+        assert optimizer.last.losses == snapshot.last.losses
+        assert same(values(model), values(twin))
+    assert exact(optimizer).covered == MODULES[kind]
+    # one evaluation, or the 1st, 2nd, 4th and 8th of the 12
+    attention = issubclass(kind, (Attention, Encoder))
+    assert exact(optimizer).repeated == (5 if attention else bool(MODULES[kind]))
+
+
+def test_a_read_that_begins_later_is_found() -> None:
+    """A branch taken for the first time in a later step: its weight was due and not swapped in."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.direct = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return F.linear(x, self.second.weight) if self.direct else self.second(x)
+
+    torch.manual_seed(0)
+    model = Branches()
+    twin = copy.deepcopy(model)
+    x = torch.randn(4, 8)
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    snapshot = MeZO(twin, 1e-3, EPS, restore="snapshot")
+    for step in range(6):
+        model.direct = twin.direct = step >= 3
+        optimizer.step(lambda: model(x).square().mean())
+        snapshot.step(lambda: twin(x).square().mean())
+        assert optimizer.last.losses == snapshot.last.losses
+    assert exact(optimizer).covered == ["second.weight", "second.bias"]
+
+
+def test_weights_that_no_forward_reads_are_covered() -> None:
+    """A closure that reads weights behind PyTorch's back still sees them perturbed."""
+    model = nn.Linear(3, 2, bias=False)
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    memory = model.weight.detach().numpy()
+    before = memory.copy()
+    seen = []
+
+    def closure() -> float:
+        seen.append(memory.copy())
+        return float((memory**2).sum())
+
+    optimizer.step(closure)
+    plus, minus = seen[-2:]
+    z = zokern.normal((2, 3), zokern.derive_seed(0, 0)).numpy()
+    assert abs(plus - (before + EPS * z)).max() < 1e-6
+    assert abs(minus - (before - EPS * z)).max() < 1e-6
+    assert exact(optimizer).covered == ["weight"]
+
+
+def test_a_caught_exception_inside_the_model_restores_its_module() -> None:
+    """A model that catches a child's error and goes on reads the child's base weights after that."""
+
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("no")
+
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.child, self.other = Fails(), nn.Linear(8, 8)
+            self.addresses: set[bool] = set()
+
+        def forward(self, x: Tensor) -> Tensor:
+            base = self.child.weight.data_ptr()
+            try:
+                self.child(x)
+            except ValueError:
+                self.addresses.add(self.child.weight.data_ptr() == base)
+            return self.other(x)
+
+    model = Catches()
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    for _ in range(3):
+        optimizer.step(lambda: model(torch.ones(2, 8)).mean())
+    assert model.addresses == {True}
+    assert not exact(optimizer).frames
+
+
+def test_parameters_keep_identity_memory_and_grad() -> None:
+    model = Bowl()
+    before = [(id(p), p.data_ptr()) for p in model.parameters()]
+    optimizer = MeZO(model, LR, EPS, restore="exact")
+    optimizer.step(model)
+    assert [(id(p), p.data_ptr()) for p in model.parameters()] == before
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_scratch_is_as_large_as_the_largest_module() -> None:
+    model = nn.Sequential(*(nn.Linear(n, n, bias=False) for n in (16, 64, 32)))
+    x = torch.ones(1, 16)
+
+    def closure() -> Tensor:
+        y = model[0](x)
+        return model[1](y.repeat(1, 4)).mean() + model[2](y.repeat(1, 2)).mean()
+
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    optimizer.step(closure)
+    (buffer,) = exact(optimizer).scratch.buffers.values()
+    assert buffer.numel() == 64 * 64 * 4
+    kept = buffer.data_ptr()
+    optimizer.step(closure)
+    (buffer,) = exact(optimizer).scratch.buffers.values()
+    assert buffer.data_ptr() == kept
+    assert not exact(optimizer).cover.held
+
+
+def test_strided_weights_keep_their_memory_format() -> None:
+    model = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    strides = []
+    model.register_forward_pre_hook(lambda m, a: strides.append(m.weight.stride()))
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    optimizer.step(lambda: model(torch.ones(1, 4, 5, 5)).mean())
+    assert set(strides) == {model.weight.stride()}
+
+
+def test_what_is_covered_survives_a_state_round_trip() -> None:
+    """The resumed run repeats no evaluation, so a closure with dropout draws the same masks."""
+    torch.manual_seed(0)
+    model, again = Attention(), Attention()
+    x = torch.randn(2, 3, 8)
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    optimizer.step(lambda: model(x).mean())
+    assert exact(optimizer).evaluations == 2
+    resumed = MeZO(again, 1e-3, EPS, restore="exact")
+    resumed.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(model.state_dict())
+    calls = 0
+
+    def closure() -> Tensor:
+        nonlocal calls
+        calls += 1
+        return again(x).mean()
+
+    resumed.step(closure)
+    assert calls == 2 + 1  # the 4th evaluation is watched
+    assert exact(resumed).covered == MODULES[Attention]
+
+
+def test_a_deep_copy_of_the_model_is_free_of_hooks_that_act() -> None:
+    model = Bowl()
+    optimizer = MeZO(model, LR, EPS, restore="exact")
+    copied: list[nn.Module] = []
+
+    def closure() -> Tensor:
+        if not copied:
+            copied.append(copy.deepcopy(model))
+        return model() + 0 * copied[0]()
+
+    optimizer.step(closure)
+    assert same(values(copied[0]), values(Bowl()))  # copied outside any forward: the base weights
+
+
+def test_auto_takes_exact_for_sixteen_bits_with_a_module() -> None:
+    cases: list[tuple[Any, Any, str]] = [
+        (Bowl(), None, "inplace"),
+        (Bowl(torch.float64), None, "inplace"),
+        (Bowl(torch.bfloat16), None, "exact"),
+        (Bowl(torch.float16), None, "exact"),
+        (Bowl(torch.bfloat16).parameters(), None, "snapshot"),
+        ([{"params": list((b := Bowl(torch.bfloat16)).parameters())}], b, "exact"),
+        (torch.compile(Bowl(torch.bfloat16), backend="eager"), None, "snapshot"),
+    ]
+    for params, module, expected in cases:
+        assert MeZO(params, LR, EPS, module=module).restore == expected
+    adapted = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1)).bfloat16()
+    adapted[0].requires_grad_(False)
+    assert MeZO(adapted, LR, EPS).restore == "snapshot"
+
+
+def test_exact_needs_the_module() -> None:
+    with pytest.raises(ValueError, match="restore='exact' needs the module"):
+        MeZO(Bowl().parameters(), LR, EPS, restore="exact")
+
+
+def test_passes_of_a_tied_weight(passes: Passes) -> None:
+    """It is written once for each forward that reads it, and updated once."""
+    model = ModuleHead()
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    optimizer.step(lambda: model(torch.ones(1, 1, 8)).mean())
+    passes.clear()
+    optimizer.step(lambda: model(torch.ones(1, 1, 8)).mean())
+    assert passes.elements == (2 * 2 + 1) * 40
