@@ -1,0 +1,1 @@
+"""Speed as ratios against peers in the same run; see timing.py for how it is measured."""
