@@ -102,6 +102,7 @@ class Method:
     options: dict[str, Any]
     golden: tuple[float, ...]
     oracle: type[Oracle] = Oracle
+    steps: int = 300  # to get well down on the bowl
 
     def make(self, params: Any, **options: Any) -> ZerothOrderOptimizer:
         return self.kind(params, **{"lr": LR, "eps": EPS, **self.options, **options})

@@ -1,4 +1,4 @@
-"""One battery for all optimizers: a new one is a row of `problems.METHODS`."""
+"""One battery for all optimizers: a new one is a row of `rows.ROWS`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import Backend
-from tests.optim.problems import EPS, LR, METHODS, RESTORES, Bowl, Method, same, values
+from tests.optim.problems import EPS, LR, RESTORES, Bowl, Method, same, values
+from tests.optim.rows import ROWS
 from zokern import use_backend
 
-methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+methods = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS.keys())
 restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())
 
 
@@ -23,7 +24,7 @@ def test_goes_down_on_a_quadratic(method: Method, restore: dict[str, Any]) -> No
     model = Bowl()
     first = float(model().detach())
     with method.make(model, lr=LR / 4, **restore) as optimizer:
-        for _ in range(300):
+        for _ in range(method.steps):
             optimizer.step(model)
     assert float(model().detach()) < first / 20
 
@@ -184,7 +185,7 @@ def test_sixteen_bits(method: Method, dtype: torch.dtype, restore: str) -> None:
         method.make(wide, lr=LR / 4, restore=restore),
     )
     first = float(model().detach())
-    for _ in range(300):
+    for _ in range(method.steps):
         optimizer.step(model)
         reference.step(wide)
     assert float(model().detach()) < first / 10

@@ -3,6 +3,16 @@
 from ._steps import StepRecord
 from .base import ZerothOrderOptimizer
 from .mezo import MeZO
-from .schedules import QuerySchedule
+from .schedules import PlateauAnneal, QuerySchedule
+from .svrg import ZOSVRG, MeZOSVRG, weighted_mean
 
-__all__ = ["MeZO", "QuerySchedule", "StepRecord", "ZerothOrderOptimizer"]
+__all__ = [
+    "ZOSVRG",
+    "MeZO",
+    "MeZOSVRG",
+    "PlateauAnneal",
+    "QuerySchedule",
+    "StepRecord",
+    "ZerothOrderOptimizer",
+    "weighted_mean",
+]

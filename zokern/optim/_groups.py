@@ -15,6 +15,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 # option: (least value, whether the least value itself is out, largest value)
 RANGES: dict[str, tuple[float, bool, float]] = {
     "lr": (0.0, False, math.inf),
+    "lr_minibatch": (0.0, False, math.inf),
     "eps": (0.0, True, math.inf),
     "weight_decay": (0.0, False, math.inf),
     "momentum": (0.0, False, 1.0),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
 
 from ._groups import check_number
 
@@ -84,3 +88,82 @@ class QuerySchedule:
         # an exact integer may come out a rounding below itself: 0.85 * 8**beta = 3.9999999999999996
         grown = math.floor(round(self.alpha * epoch**self.beta, 9))
         return min(max(1, grown), self.q_max)
+
+
+class PlateauAnneal:
+    r"""Divides the learning rates when the mean loss of an epoch has risen, as MeZO-SVRG has it.
+
+    .. math:: m_1 = \mathrm{mean}(L[-w:]), \quad m_2 = \mathrm{mean}(L[-2w:-w]), \qquad
+              \eta \leftarrow \eta / \mathrm{factor} \ \text{ if } \ m_1 / m_2 > \kappa
+
+    Call `step(loss)` after each step of the optimizer; the test is made at the end of each epoch, from
+    the second on. Where m_2 is negative (the closure returns minus an accuracy, say) the test is
+    m_1 > m_2 + (\kappa - 1) |m_2|, the same for positive losses.
+
+    It divides `lr` of each param group. `MeZOSVRG` moves its second rate by the same factor. Like
+    `torch.optim.lr_scheduler.ReduceLROnPlateau` it is not to be combined with a scheduler that sets
+    rates from the step number alone.
+
+    Args:
+        optimizer: any of `torch.optim` or here.
+        steps_per_epoch: w, batches in an epoch.
+        factor: what rates are divided by, > 1.
+        threshold: \kappa.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: Gautam et al. 2024 (arXiv:2404.08080), Algorithm 4; \kappa = 1.05 and factor 5 are theirs.
+
+    Example:
+        >>> anneal = zokern.optim.PlateauAnneal(optimizer, steps_per_epoch=len(loader))
+        >>> anneal.step(optimizer.step(closure, full_closure=full))
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        steps_per_epoch: int,
+        *,
+        factor: float = 5.0,
+        threshold: float = 1.05,
+    ) -> None:
+        check_number("steps_per_epoch", steps_per_epoch, 1, integer=True)
+        check_number("factor", factor, 1.0, above=True)
+        check_number("threshold", threshold, 0.0, above=True)
+        self.optimizer = optimizer
+        self.factor = factor
+        self.threshold = threshold
+        self.steps_per_epoch = steps_per_epoch
+        self.num_anneals = 0
+        self._seen = 0
+        self._losses: deque[float] = deque(maxlen=2 * steps_per_epoch)
+
+    def step(self, loss: float) -> bool:
+        """Notes a step's loss; returns whether the rates were divided."""
+        self._losses.append(float(loss))
+        self._seen += 1
+        width = self.steps_per_epoch
+        if self._seen % width or len(self._losses) < 2 * width:
+            return False
+        losses = list(self._losses)
+        before, now = (math.fsum(half) / width for half in (losses[:width], losses[width:]))
+        if not now > before + (self.threshold - 1.0) * abs(before):
+            return False
+        for group in self.optimizer.param_groups:
+            group["lr"] /= self.factor
+        self.num_anneals += 1
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run needs (the rates are in the optimizer's state)."""
+        return {
+            "seen": self._seen,
+            "losses": list(self._losses),
+            "num_anneals": self.num_anneals,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned."""
+        self._seen, self.num_anneals = state["seen"], state["num_anneals"]
+        self._losses = deque(state["losses"], maxlen=2 * self.steps_per_epoch)
