@@ -1,0 +1,252 @@
+"""The training loop.
+
+A step is: batch from (seed, step); the optimizer's evaluations; one log line. What makes a resumed
+run the same run, bit for bit:
+
+    steps in the log are repeated from their logged losses (`replay_step`), no forward
+    pending updates land at the same steps in both: each evaluation, each checkpoint, the end
+    learning rates and batches are functions of the step
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from zokern.tasks import Evaluation, UserError, evaluate_logits
+from zokern.training.checkpoint import save_checkpoint
+from zokern.training.data import batch_indices, full_sample
+from zokern.training.display import Display, StepLine
+from zokern.training.log import encode_values
+from zokern.training.methods import Closures, Progress
+from zokern.training.options import lr_factor
+from zokern.training.run import Run
+
+__all__ = ["Stopped", "evaluate", "train"]
+
+# So many steps in a row without a finite loss end the run.
+_MAX_SKIPPED = 20
+
+
+class Stopped(Exception):
+    """Ctrl-C or a termination signal; `step` whole steps are in the log of `folder`."""
+
+    def __init__(self, step: int, folder: Path) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step, self.folder = step, folder
+
+
+@dataclass
+class Result:
+    """What a finished run says.
+
+    Args:
+        evaluations: step -> evaluation.
+        train_seconds: spent in steps by this process, evaluations not included.
+        steps_run: steps this process took with forwards.
+        outside_share: share of `train_seconds` outside the forwards.
+    """
+
+    evaluations: dict[int, Evaluation]
+    train_seconds: float
+    steps_run: int
+    outside_share: float
+
+
+def evaluate(run: Run, display: Display, what: str) -> Evaluation:
+    """Scores the whole test set, in batches of similar length."""
+    labels = run.task.test_labels
+    order = sorted(
+        range(len(labels)), key=lambda index: (run.model.length(run.task, "test", index), index)
+    )
+    logits = torch.zeros(len(labels), len(run.task.labels))
+    size = run.options.eval_batch_size
+    run.optimizer.flush()
+    with torch.no_grad(), display.counter(what, len(labels)) as advance:
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
+            batch, _ = run.model.collate(run.task, "test", chosen)
+            logits[chosen] = run.model(batch).cpu()
+            advance(len(chosen))
+    return evaluate_logits(logits, torch.tensor(labels))
+
+
+def train(run: Run, display: Display) -> Result:
+    """Runs the steps that are left.
+
+    Raises:
+        Stopped: interrupted; everything up to its `step` is on disk.
+        UserError: the loss stopped being finite, or the disk is full.
+    """
+    loop = _Loop(run, display)
+    try:
+        with warnings.catch_warnings():
+            # A skipped step is shown and counted here, not warned about.
+            warnings.filterwarnings("ignore", message=".*is skipped: its losses.*")
+            return loop.run_all()
+    except KeyboardInterrupt:
+        raise Stopped(loop.last_logged, run.folder.path) from None
+
+
+class _Loop:
+    def __init__(self, run: Run, display: Display) -> None:
+        self.run, self.display = run, display
+        options = run.options
+        assert options.steps is not None and options.batch_size is not None  # resolved
+        self.steps, self.batch_size = options.steps, options.batch_size
+        self.n = run.task.train_length
+        self.last_logged = run.done + len(run.logged)
+        self.skipped = 0
+        self.seconds = self.outside = 0.0
+        self.steps_run = 0
+        rows = run.metrics_log.rows
+        self.known_steps = {row["step"] for row in rows if row["kind"] == "step"}
+        self.evaluations = {
+            row["step"]: _evaluation(row) for row in rows if row["kind"] == "eval"
+        }
+        self.full_batch: tuple[Any, torch.Tensor] | None = None
+
+    def run_all(self) -> Result:
+        run = self.run
+        if run.done == 0:
+            self.evaluate_once(0)
+        # Re-walking may pass by evaluations that a kill prevented; evaluate_once fills them in.
+        with self.display.steps(self.steps, self.last_logged) as line:
+            for step in range(run.done + 1, self.steps + 1):
+                if step in run.logged:
+                    self.replay(step)
+                else:
+                    self.step(step, line)
+                self.after(step, line)
+        run.optimizer.flush()
+        self.evaluate_once(max(self.steps, run.done))
+        return Result(
+            self.evaluations,
+            self.seconds,
+            self.steps_run,
+            self.outside / self.seconds if self.seconds else 0.0,
+        )
+
+    def step(self, step: int, line: StepLine) -> None:
+        """One real step: forwards, update, log."""
+        run, optimizer = self.run, self.run.optimizer
+        self.set_rates(step)
+        length = functools.partial(run.model.length, run.task, "train")
+        started = time.perf_counter()
+        inside = [0.0]
+        indices = batch_indices(run.options.seed, step - 1, self.batch_size, self.n, length)
+        batch, labels = run.model.collate(run.task, "train", indices)
+        closure = self.closure(lambda: (batch, labels), inside)
+        loss = run.method.step(
+            optimizer, Closures(closure, self.closure(self.full, inside)), self.progress(step)
+        )
+        seconds = time.perf_counter() - started
+        run.steps_log.append({"step": step, "values": encode_values(optimizer.last.losses)})
+        self.last_logged = step
+        outside = max(0.0, seconds - inside[0])
+        self.seconds, self.outside = self.seconds + seconds, self.outside + outside
+        self.steps_run += 1
+        self.write_metrics(step, loss, seconds, outside)
+        line.update(step, loss, seconds, outside)
+        self.skipped = 0 if math.isfinite(loss) else self.skipped + 1
+        if self.skipped >= _MAX_SKIPPED:
+            raise UserError(
+                f"The loss was not finite in {self.skipped} steps in a row, up to step {step}; the "
+                "weights were left alone since. Try a smaller --lr or --eps, or --dtype fp32."
+            )
+
+    def replay(self, step: int) -> None:
+        """One step from the log: the same moves, no forward."""
+        run = self.run
+        self.set_rates(step)
+        try:
+            loss = run.method.replay(run.optimizer, run.logged[step], self.progress(step))
+        except ValueError as error:
+            raise UserError(
+                f"{run.steps_log.path} does not fit this run at step {step}: {error}."
+            ) from None
+        if step not in self.known_steps:
+            self.write_metrics(step, loss, None, None)
+
+    def after(self, step: int, line: StepLine) -> None:
+        """Evaluations and checkpoints at their steps; both land what is pending, and so does a
+        replayed step where the original landed."""
+        run, options = self.run, self.run.options
+        if options.eval_every and step % options.eval_every == 0 and step < self.steps:
+            run.optimizer.flush()
+            if step not in self.evaluations:
+                line.bar.stop()
+                self.evaluate_once(step)
+                line.bar.start()
+        if step % options.checkpoint_every == 0 or step == self.steps:
+            run.optimizer.flush()
+            save_checkpoint(run.folder.path, step, run.model, run.optimizer)
+
+    def evaluate_once(self, step: int) -> None:
+        if step in self.evaluations:
+            return
+        what = "testing before training" if step == 0 else f"testing after step {step}"
+        evaluation = evaluate(self.run, self.display, what)
+        self.evaluations[step] = evaluation
+        row = {"kind": "eval", "step": step, **evaluation.as_dict()}
+        self.run.metrics_log.append(row)
+        self.run.metrics_log.rows.append(row)
+        self.display.say(f"{what}: accuracy {100 * evaluation.accuracy:.1f} %")
+
+    def set_rates(self, step: int) -> None:
+        options = self.run.options
+        assert options.lr_schedule is not None  # resolved
+        factor = lr_factor(options.lr_schedule, step - 1, self.steps, options.warmup_steps)
+        for group in self.run.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def progress(self, step: int) -> Progress:
+        return Progress(step - 1, (step - 1) * self.batch_size // self.n, self.steps)
+
+    def closure(
+        self, examples: Callable[[], tuple[Any, torch.Tensor]], inside: list[float]
+    ) -> Callable[[], float]:
+        model = self.run.model
+
+        def evaluate_loss() -> float:
+            started = time.perf_counter()
+            batch, labels = examples()
+            loss = F.cross_entropy(model(batch), labels).item()
+            inside[0] += time.perf_counter() - started
+            return loss
+
+        return evaluate_loss
+
+    def full(self) -> tuple[Any, torch.Tensor]:
+        if self.full_batch is None:
+            indices = full_sample(self.run.options.seed, self.run.method.full_batch, self.n)
+            self.full_batch = self.run.model.collate(self.run.task, "train", indices)
+        return self.full_batch
+
+    def write_metrics(
+        self, step: int, loss: float, seconds: float | None, outside: float | None
+    ) -> None:
+        row = {
+            "kind": "step",
+            "step": step,
+            "loss": loss if math.isfinite(loss) else None,
+            "lr": self.run.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "seconds_outside_forward": outside,
+        }
+        self.run.metrics_log.append(row)
+        self.run.metrics_log.rows.append(row)
+
+
+def _evaluation(row: dict[str, Any]) -> Evaluation:
+    values = {name: row[name] for name in Evaluation.__dataclass_fields__}
+    return Evaluation(**{**values, "predicted": tuple(values["predicted"])})

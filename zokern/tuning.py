@@ -1,0 +1,221 @@
+"""Which parameters a run trains.
+
+    full          every parameter
+    lora          low-rank adapters on chosen linear layers, through peft; the rest frozen
+    last-layers   the last N blocks and the head
+    head          the module that makes the logits
+    modules       parameters whose names match glob patterns
+
+`TUNINGS` maps a name to a function that freezes and thaws; a new way of tuning is one entry.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zokern.models import Classifier
+from zokern.tasks import UserError
+
+__all__ = ["TUNINGS", "Tuned", "TuningOptions", "apply_tuning"]
+
+
+@dataclass(frozen=True)
+class TuningOptions:
+    """What the tunings may read.
+
+    Args:
+        modules: glob patterns over parameter names, as "*.layers.29.*".
+        last_layers: how many blocks "last-layers" trains.
+        lora_rank: r.
+        lora_alpha: adapters are scaled by alpha / r.
+        lora_targets: names of the linear layers that get adapters; empty: query and value
+            projections, as peft knows them for the family.
+        seed: of the adapters' initialisation.
+    """
+
+    modules: Sequence[str] = ()
+    last_layers: int = 2
+    lora_rank: int = 4
+    lora_alpha: float = 8.0
+    lora_targets: Sequence[str] = ()
+    seed: int = 0
+
+
+@dataclass
+class Tuned:
+    """What a tuning says of its result.
+
+    Args:
+        description: one phrase for the run's header.
+        save: writes the trained weights into a folder and returns the files.
+    """
+
+    description: str
+    save: Callable[[Path], list[Path]]
+
+
+Tuning = Callable[[Classifier, TuningOptions], Tuned]
+
+
+def _full(model: Classifier, options: TuningOptions) -> Tuned:
+    model.requires_grad_(True)
+    return Tuned("all parameters", model.save)
+
+
+def _head(model: Classifier, options: TuningOptions) -> Tuned:
+    _thaw(model, model.head_modules())
+    return Tuned("the head", model.save)
+
+
+def _last_layers(model: Classifier, options: TuningOptions) -> Tuned:
+    layers = model.layers()
+    if not 1 <= options.last_layers <= len(layers):
+        raise UserError(
+            f"--last-layers must be between 1 and {len(layers)} for this model, "
+            f"got {options.last_layers}."
+        )
+    chosen = layers[-options.last_layers :]
+    _thaw(model, chosen)
+    # A head whose weight is the input embedding would thaw the first layer as well as the last.
+    embeddings = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for p in module.parameters()
+    }
+    for module in model.head_modules():
+        for parameter in module.parameters():
+            parameter.requires_grad_(id(parameter) not in embeddings)
+    return Tuned(f"the last {options.last_layers} of {len(layers)} layers and the head", model.save)
+
+
+def _modules(model: Classifier, options: TuningOptions) -> Tuned:
+    if not options.modules:
+        raise UserError("--tuning modules needs at least one --train-modules PATTERN.")
+    model.requires_grad_(False)
+    named = dict(model.named_parameters())
+    for pattern in options.modules:
+        hits = [
+            name for name in named if any(fnmatch.fnmatchcase(name, p) for p in _forms(pattern))
+        ]
+        if not hits:
+            some = ", ".join(list(named)[:3])
+            raise UserError(
+                f"--train-modules {pattern!r} matches no parameter; names look like {some}."
+            )
+        for name in hits:
+            named[name].requires_grad_(True)
+    return Tuned(f"parameters matching {', '.join(options.modules)}", model.save)
+
+
+def _forms(pattern: str) -> tuple[str, ...]:
+    """A pattern names parameters, or modules whose parameters are meant, with any beginning."""
+    return pattern, f"{pattern}.*", f"*.{pattern}", f"*.{pattern}.*"
+
+
+def _lora(model: Classifier, options: TuningOptions) -> Tuned:
+    if model.lm is None:
+        raise UserError("--tuning lora needs a transformer; this model has no such layers.")
+    try:
+        import peft
+    except ImportError:
+        raise UserError("--tuning lora needs peft: pip install 'zokern[train]'.") from None
+    targets: Any = list(options.lora_targets) or _query_value_names(model.lm)
+    config = peft.LoraConfig(
+        r=options.lora_rank, lora_alpha=options.lora_alpha, lora_dropout=0.0, target_modules=targets
+    )
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        try:
+            # Adapters are fp32 whatever the model is: they are small, and so are their moves.
+            wrapped = peft.get_peft_model(model.lm, config, autocast_adapter_dtype=True)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"LoRA cannot be added to {targets}: {reason[:200]}") from None
+    # The adapters were put into model.lm itself; `wrapped` is kept for saving only.
+    for module in _untied(model.head_modules(), model):
+        module.requires_grad_(True)
+    extra = {
+        f"head.{name}": parameter
+        for module in _untied(model.head_modules(), model)
+        for name, parameter in module.named_parameters()
+    }
+
+    def save(folder: Path) -> list[Path]:
+        before = set(folder.iterdir()) if folder.exists() else set()
+        wrapped.save_pretrained(str(folder))
+        if extra:
+            from zokern.models.base import save_state
+
+            save_state(extra, folder / "head.safetensors")
+        return sorted(set(folder.iterdir()) - before)
+
+    description = f"LoRA r={options.lora_rank} on {', '.join(targets)}"
+    return Tuned(description + (" and the head" if extra else ""), save)
+
+
+def _query_value_names(lm: nn.Module) -> list[str]:
+    """The family's query and value projections, by the names the modules have."""
+    names = {name.rsplit(".", 1)[-1] for name, _ in lm.named_modules()}
+    for query_value in (
+        ["q_proj", "v_proj"],
+        ["query", "value"],
+        ["q_lin", "v_lin"],
+        ["c_attn"],
+        ["query_key_value"],
+        ["qkv_proj"],
+        ["Wqkv"],
+        ["q", "v"],
+    ):
+        if names.issuperset(query_value):
+            return query_value
+    raise UserError("No query and value projections found in this model; name --lora-targets.")
+
+
+def _untied(modules: Sequence[nn.Module], model: Classifier) -> list[nn.Module]:
+    """Classification heads, which start untrained; not a language model's output embedding."""
+    embedding = getattr(model.lm, "get_output_embeddings", lambda: None)()
+    return [module for module in modules if module is not embedding]
+
+
+def _thaw(model: Classifier, modules: Sequence[nn.Module]) -> None:
+    """Trains these modules only."""
+    model.requires_grad_(False)
+    for module in modules:
+        module.requires_grad_(True)
+
+
+TUNINGS: dict[str, Tuning] = {
+    "full": _full,
+    "lora": _lora,
+    "last-layers": _last_layers,
+    "head": _head,
+    "modules": _modules,
+}
+
+
+def apply_tuning(name: str, model: Classifier, options: TuningOptions | None = None) -> Tuned:
+    """Freezes and thaws `model` in place.
+
+    Args:
+        name: a key of `TUNINGS`.
+        model: what to tune.
+        options: see `TuningOptions`.
+
+    Raises:
+        UserError: unknown name, or nothing would be trained.
+    """
+    if name not in TUNINGS:
+        raise UserError(f"Unknown tuning {name!r}; known: {', '.join(TUNINGS)}.")
+    tuned = TUNINGS[name](model, options or TuningOptions())
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"Tuning {name!r} leaves no parameter to train in this model.")
+    return tuned
