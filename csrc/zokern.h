@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-enum zk_status { ZK_OK = 0, ZK_BAD_DTYPE = 1, ZK_BAD_ISA = 2, ZK_NO_CUDA = 3, ZK_CUDA_ERROR = 4 };
+enum zk_status { ZK_OK = 0, ZK_BAD_DTYPE = 1, ZK_BAD_ISA = 2, ZK_NO_CUDA = 3, ZK_CUDA_ERROR = 4, ZK_NO_MEMORY = 5 };
 enum zk_dtype { ZK_F32 = 0, ZK_BF16 = 1, ZK_F16 = 2, ZK_F64 = 3 };
 enum zk_distribution { ZK_GAUSSIAN = 0, ZK_RADEMACHER = 1 };
 enum zk_rounding { ZK_NEAREST = 0, ZK_STOCHASTIC = 1 };
@@ -60,6 +60,109 @@ int zk_cpu_normal_tile(float* out, uint64_t seed, uint32_t stream, uint32_t lane
 int zk_cuda_perturb(const zk_tensor* tensors, int64_t n_tensors, const zk_move* move, int device, void* stream);
 int zk_cuda_device_count(void);
 const char* zk_cuda_last_error(void);
+
+/* ---- tensor-train layers */
+
+#define ZK_TT_FIXED UINT64_MAX /* the offset of a core or bias that noise leaves alone */
+
+enum zk_activation { ZK_IDENTITY = 0, ZK_RELU = 1, ZK_GELU = 2, ZK_SILU = 3, ZK_TANH = 4 };
+
+/* A linear layer whose weight is a tensor train: core i is [ranks[i], modes[i], ranks[i + 1]], dense
+ * row-major fp32, ranks[0] = ranks[n_cores] = 1. The first `split` modes multiply to the input size,
+ * the others to the output size. Query p reads cores[i] + p * core_strides[i].
+ * The cuts group the contraction (core/tt.h): 0 <= in_cut < split <= out_cut < n_cores. */
+typedef struct zk_tt {
+  int32_t n_cores, split, in_cut, out_cut;
+  const int64_t* modes;
+  const int64_t* ranks;           /* n_cores + 1 */
+  const float* const* cores;
+  const int64_t* core_strides;
+  const uint64_t* offsets;        /* of the cores, then of the bias, in their stream; read with noise only */
+  const float* bias;              /* [out], or null */
+  int64_t bias_stride;
+} zk_tt;
+
+/* Rows of x and y: those of query p are [p * rows, (p + 1) * rows). y may be x itself (same strides). */
+typedef struct zk_tt_rows {
+  const void* x;
+  void* y;
+  int64_t rows, queries;
+  int64_t x_stride, y_stride;     /* elements from one row to the next */
+  int32_t x_dtype, y_dtype;       /* fp32, bf16, fp16; y's is x's or fp32 */
+} zk_tt_rows;
+
+/* Query p uses fma(scales[p], z(seeds[p], stream, offset + i), core) instead of the stored cores and biases,
+ * which then are those of one query (strides 0). Made inside the call, never written back. */
+typedef struct zk_tt_noise {
+  const uint64_t* seeds;
+  const float* scales;
+  uint32_t stream;
+  int32_t distribution;
+} zk_tt_noise;
+
+/* left [queries, in, r] and right [queries, r, out], dense fp32. */
+int zk_cpu_tt_halves(const zk_tt* layer, float* left, float* right, int64_t queries, int isa, int threads);
+
+/* y = x W + bias. noise may be null. */
+int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, const zk_tt_noise* noise, int isa, int threads);
+
+/* y = x + scale * up(activation(down(x))). noise may be null. */
+int zk_cpu_tt_adapter(const zk_tt* down, const zk_tt* up, float scale, int activation, const zk_tt_rows* rows,
+                      const zk_tt_noise* noise, int isa, int threads);
+
+/* ---- rules with dense state */
+
+/* A tensor of the shape of a zk_tensor, of float32 (state) or of bytes (a mask). */
+typedef struct zk_state {
+  void* data;
+  int64_t strides[ZK_MAX_DIMS]; /* in elements; unused where the tensor's ndim is 0: then this is dense too */
+} zk_state;
+
+/* zk_cpu_perturb where masks[i] is not 0, or where masks is null and |p| <= thresholds[i] (0 or above);
+ * elsewhere dst takes src's bits. */
+int zk_cpu_perturb_masked(const zk_tensor* tensors, const zk_state* masks, const float* thresholds, int64_t n_tensors,
+                          const zk_move* move, int isa, int threads);
+
+enum zk_adam_variant { ZK_ADAM = 0, ZK_ADAMAX = 1, ZK_ADAMM = 2 };
+
+/* rest is 1 - beta, root_scale 1 / sqrt(1 - beta2^t), step_size lr / (1 - beta1^t) (core/adam.h). */
+typedef struct zk_adam_rule {
+  float beta1, rest1, beta2, rest2, step_size, root_scale, eps, l2;
+} zk_adam_rule;
+
+/* w = decay * p + sum_k displacements[k] * z(seeds[k]);  g = sum_k grads[k] * z(seeds[k]) + l2 * w;
+ * p <- round(w - step_size * u(g, m, v)). At least one seed; stochastic bits from lane 2 under seeds[0]. */
+typedef struct zk_adam {
+  const uint64_t* seeds;
+  const float* grads;
+  const float* displacements;
+  int64_t count;
+  float decay;
+  zk_adam_rule rule;
+  int32_t variant, distribution, rounding;
+} zk_adam;
+
+/* states: m, v (and for adamm the maximum) of tensor 0, then of tensor 1, ... */
+int zk_cpu_adam(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adam* move, int isa,
+                int threads);
+
+/* root_alpha is sqrt(alpha), root_rest sqrt(1 - alpha), rest 1 - beta (core/adamu.h). */
+typedef struct zk_adamu_rule {
+  float root_alpha, root_rest, beta1, rest1, beta2, rest2, sigma, momentum_scale;
+} zk_adamu_rule;
+
+/* update 0: p <- round(decay * p + scale * m_t);
+ * update 1: p <- round(decay * p + displacement * m_t + scale * m_t / sqrt(v + sigma)), m <- momentum_scale * m_t. */
+typedef struct zk_adamu {
+  uint64_t seed;
+  float scale, displacement, decay;
+  zk_adamu_rule rule;
+  int32_t update, rounding;
+} zk_adamu;
+
+/* states: m of each tensor. */
+int zk_cpu_adamu(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adamu* move, int isa,
+                 int threads);
 
 #ifdef __cplusplus
 }

@@ -1,17 +1,12 @@
-// perturb on the CPU: cuts the list into chunks, hands them to threads, stages what is not a whole tile.
+// perturb and its masked form on the CPU: the move of each run of tiles, in the instruction set asked for.
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
-#include "parallel.h"
+#include "../core/masked.h"
 #include "perturb_kernels.h"
+#include "tiles.h"
 
 namespace zk {
 namespace {
-
-constexpr int64_t kTile = 256;
-constexpr int64_t kChunkTiles = 256;        // 65 536 elements: 30 us at the least
-constexpr int64_t kSerialElements = 65536;  // below this a thread costs more than it brings
 
 const PerturbTable* table_of(int isa) {
   if (!zk_cpu_has_isa(isa)) return nullptr;
@@ -22,82 +17,7 @@ const PerturbTable* table_of(int isa) {
   return &kPerturbPortable;
 }
 
-size_t element_size(int dtype) { return dtype == ZK_F64 ? 8 : dtype == ZK_F32 ? 4 : 2; }
-
-// Memory position, in elements, of logical index `i` of a strided tensor, and the walk to the next.
-struct Cursor {
-  const zk_tensor& t;
-  int64_t index[ZK_MAX_DIMS], src = 0, dst = 0;
-
-  Cursor(const zk_tensor& tensor, int64_t i) : t(tensor) {
-    for (int d = t.ndim - 1; d >= 0; --d) {
-      index[d] = i % t.sizes[d];
-      i /= t.sizes[d];
-      src += index[d] * t.src_strides[d];
-      dst += index[d] * t.dst_strides[d];
-    }
-  }
-  void next() {
-    for (int d = t.ndim - 1; d >= 0; --d) {
-      src += t.src_strides[d];
-      dst += t.dst_strides[d];
-      if (++index[d] < t.sizes[d]) return;
-      src -= index[d] * t.src_strides[d];
-      dst -= index[d] * t.dst_strides[d];
-      index[d] = 0;
-    }
-  }
-};
-
-void copy_element(char* to, const char* from, size_t size) {
-  size == 2 ? std::memcpy(to, from, 2) : size == 4 ? std::memcpy(to, from, 4) : std::memcpy(to, from, 8);
-}
-
-// Elements [first, first + n) of the tensor lie in one tile: move them through a buffer of a whole tile.
-void staged(const zk_tensor& t, const zk_move& move, RunTiles run, int64_t first, int64_t n) {
-  alignas(64) char buffer[kTile * 8] = {};
-  const size_t size = element_size(t.dtype);
-  const uint64_t global = t.offset + static_cast<uint64_t>(first);
-  char* start = buffer + (global % kTile) * size;
-  const char* src = static_cast<const char*>(t.src);
-  char* dst = static_cast<char*>(t.dst);
-  if (t.ndim == 0) {
-    if (src) std::memcpy(start, src + first * size, n * size);
-    run(move, t.stream, buffer, buffer, global / kTile, 1);
-    std::memcpy(dst + first * size, start, n * size);
-    return;
-  }
-  if (src) {
-    Cursor at(t, first);
-    for (int64_t i = 0; i < n; ++i, at.next()) copy_element(start + i * size, src + at.src * size, size);
-  }
-  run(move, t.stream, buffer, buffer, global / kTile, 1);
-  Cursor at(t, first);
-  for (int64_t i = 0; i < n; ++i, at.next()) copy_element(dst + at.dst * size, start + i * size, size);
-}
-
-// The part of the tensor that lies in tiles [tile, tile + kChunkTiles) of its stream.
-void run_chunk(const zk_tensor& t, const zk_move& move, RunTiles run, uint64_t tile) {
-  const size_t size = element_size(t.dtype);
-  const uint64_t begin = std::max(t.offset, tile * kTile);
-  const uint64_t end = std::min(t.offset + static_cast<uint64_t>(t.numel), (tile + kChunkTiles) * kTile);
-  uint64_t at = begin;
-  while (at < end) {
-    const int64_t first = static_cast<int64_t>(at - t.offset);
-    if (t.ndim == 0 && at % kTile == 0 && end - at >= kTile) {
-      const int64_t n_tiles = static_cast<int64_t>((end - at) / kTile);
-      char* dst = static_cast<char*>(t.dst) + first * size;
-      const char* src = t.src ? static_cast<const char*>(t.src) + first * size : dst;
-      if (!t.src) std::memset(dst, 0, static_cast<size_t>(n_tiles * kTile) * size);
-      run(move, t.stream, src, dst, at / kTile, n_tiles);
-      at += static_cast<uint64_t>(n_tiles * kTile);
-    } else {
-      const uint64_t stop = std::min(end, (at / kTile + 1) * kTile);
-      staged(t, move, run, first, static_cast<int64_t>(stop - at));
-      at = stop;
-    }
-  }
-}
+int noise_of(const zk_move& move) { return move.count ? move.distribution : kNoNoise; }
 
 }  // namespace
 }  // namespace zk
@@ -106,29 +26,35 @@ extern "C" int zk_cpu_perturb(const zk_tensor* tensors, int64_t n_tensors, const
   using namespace zk;
   const PerturbTable* table = table_of(isa);
   if (!table) return ZK_BAD_ISA;
-  const int noise = move->count ? move->distribution : kNoNoise;
-  int64_t total = 0;
-  std::vector<int64_t> chunks(static_cast<size_t>(n_tensors) + 1, 0);  // chunks before tensor i
-  for (int64_t i = 0; i < n_tensors; ++i) {
-    const zk_tensor& t = tensors[i];
-    if (t.dtype < ZK_F32 || t.dtype > ZK_F64) return ZK_BAD_DTYPE;
-    int64_t n = 0;
-    if (t.numel > 0) {
-      const uint64_t first = t.offset / kTile, last = (t.offset + static_cast<uint64_t>(t.numel) - 1) / kTile;
-      n = static_cast<int64_t>((last - first) / kChunkTiles) + 1;
-    }
-    chunks[static_cast<size_t>(i) + 1] = chunks[static_cast<size_t>(i)] + n;
-    total += t.numel;
-  }
-  const int64_t work = total * std::max<int64_t>(1, move->count);
-  parallel_for(chunks.back(), work <= kSerialElements ? 1 : threads, [&](int64_t item) {
-    const auto after = std::upper_bound(chunks.begin(), chunks.end(), item);
-    const int64_t i = after - chunks.begin() - 1;
-    const zk_tensor& t = tensors[i];
-    const uint64_t tile = t.offset / kTile + static_cast<uint64_t>(item - chunks[static_cast<size_t>(i)]) * kChunkTiles;
-    run_chunk(t, *move, table->run[t.dtype][noise][move->rounding], tile);
+  return for_runs(tensors, n_tensors, {}, move->count, threads, [&](const Run& r) {
+    const RunTiles run = table->run[tensors[r.tensor].dtype][noise_of(*move)][move->rounding];
+    run(*move, r.stream, r.src, r.dst, r.tile, r.n_tiles);
   });
-  return ZK_OK;
+}
+
+// The move goes to a buffer; the merge takes it or the source, element by element.
+extern "C" int zk_cpu_perturb_masked(const zk_tensor* tensors, const zk_state* masks, const float* thresholds,
+                                     int64_t n_tensors, const zk_move* move, int isa, int threads) {
+  using namespace zk;
+  const PerturbTable* table = table_of(isa);
+  if (!table) return ZK_BAD_ISA;
+  const States states{masks, masks ? 1 : 0, 1, false};
+  return for_runs(tensors, n_tensors, states, move->count, threads, [&](const Run& r) {
+    constexpr int64_t kStrip = 16;
+    alignas(64) char moved[kStrip * 256 * 8];
+    const int dtype = tensors[r.tensor].dtype;
+    const int64_t tile_bytes = 256 * (dtype == ZK_F64 ? 8 : dtype == ZK_F32 ? 4 : 2);
+    const uint64_t limit = masks ? 0 : magnitude_limit(thresholds[r.tensor], dtype);
+    for (int64_t done = 0; done < r.n_tiles; done += kStrip) {
+      const int64_t n = std::min(kStrip, r.n_tiles - done);
+      const char* src = static_cast<const char*>(r.src) + done * tile_bytes;
+      char* dst = static_cast<char*>(r.dst) + done * tile_bytes;
+      const uint8_t* mask = masks ? static_cast<const uint8_t*>(r.states[0]) + done * 256 : nullptr;
+      const uint64_t tile = r.tile + static_cast<uint64_t>(done);
+      table->run[dtype][noise_of(*move)][move->rounding](*move, r.stream, src, moved, tile, n);
+      table->merge[dtype](src, moved, dst, mask, limit, n * 256);
+    }
+  });
 }
 
 extern "C" int zk_cpu_normal_tile(float* out, uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa) {
@@ -136,7 +62,7 @@ extern "C" int zk_cpu_normal_tile(float* out, uint64_t seed, uint32_t stream, ui
   if (!table) return ZK_BAD_ISA;
   const float one = 1.0f;
   const zk_move move{&seed, &one, 1, 1.0f, lane, ZK_GAUSSIAN, ZK_NEAREST};
-  std::fill(out, out + zk::kTile, 0.0f);
+  std::fill(out, out + 256, 0.0f);
   table->run[ZK_F32][ZK_GAUSSIAN][ZK_NEAREST](move, stream, out, out, tile, 1);
   return ZK_OK;
 }

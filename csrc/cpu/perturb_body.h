@@ -7,88 +7,15 @@
 // written once and the rounding happens once.
 #pragma once
 
-#include "../zokern.h"
+#include "../core/masked.h"
+#include "elements.h"
 #include "perturb_kernels.h"
-#include "stream_body.h"
 
 namespace zk {
 namespace {
 
 constexpr int kStripTiles = 16;
 constexpr int kPrefetchBytes = 1024;
-
-// Elements of one dtype, 2 * kLanes at a time as two vectors in the dtype's natural order:
-// consecutive halves for fp32 and fp16, even and odd elements for bf16 (a shift each).
-template <class V, int Dtype>
-struct Elements;
-
-template <class V>
-struct Elements<V, ZK_F32> {
-  using F = typename V::F;
-  using T = float;
-  ZK_INLINE void order(F& a, F& b) { V::interleave(F(a), F(b), a, b); }
-  ZK_INLINE void load(const T* p, F& a, F& b) { a = V::load(p), b = V::load(p + V::kLanes); }
-  ZK_INLINE void store(T* p, F a, F b) { V::store(p, a), V::store(p + V::kLanes, b); }
-  ZK_INLINE void store_stochastic(T* p, F a, F b, typename V::W) { store(p, a, b); }
-};
-
-template <class V>
-struct Elements<V, ZK_BF16> {
-  using F = typename V::F;
-  using W = typename V::W;
-  using T = uint16_t;
-  ZK_INLINE void order(F&, F&) {}
-  ZK_INLINE void load(const T* p, F& even, F& odd) {
-    const W pairs = V::load_pairs(p);
-    even = V::as_floats(V::template shift_left<16>(pairs));
-    odd = V::as_floats(V::and_(pairs, V::word(0xffff0000u)));
-  }
-  // Round to nearest even in integers: the hardware conversion flushes subnormals. A NaN cannot carry
-  // into the sign: its low 16 bits are zero, because it came from a bf16 NaN.
-  ZK_INLINE void store(T* p, F even, F odd) {
-    combine(p, nearest_bias(V::as_words(even)), nearest_bias(V::as_words(odd)));
-  }
-  ZK_INLINE void store_stochastic(T* p, F even, F odd, W random) {
-    combine(p, V::add(V::as_words(even), V::and_(random, V::word(0xffffu))),
-            V::add(V::as_words(odd), V::template shift_right<16>(random)));
-  }
-
- private:
-  ZK_INLINE W nearest_bias(W u) {
-    return V::add(u, V::add(V::and_(V::template shift_right<16>(u), V::word(1u)), V::word(0x7fffu)));
-  }
-  ZK_INLINE void combine(T* p, W even, W odd) {
-    V::store_pairs(p, V::or_(V::template shift_right<16>(even), V::and_(odd, V::word(0xffff0000u))));
-  }
-};
-
-template <class V>
-struct Elements<V, ZK_F16> {
-  using F = typename V::F;
-  using W = typename V::W;
-  using T = uint16_t;
-  ZK_INLINE void order(F& a, F& b) { V::interleave(F(a), F(b), a, b); }
-  ZK_INLINE void load(const T* p, F& a, F& b) { a = V::load_half(p), b = V::load_half(p + V::kLanes); }
-  ZK_INLINE void store(T* p, F a, F b) { V::store_half(p, a), V::store_half(p + V::kLanes, b); }
-  ZK_INLINE void store_stochastic(T* p, F a, F b, W random) {
-    F low = V::as_floats(V::and_(random, V::word(0xffffu))), high = V::as_floats(V::template shift_right<16>(random));
-    V::interleave(F(low), F(high), low, high);
-    store(p, on_grid(a, V::as_words(low)), on_grid(b, V::as_words(high)));
-  }
-
- private:
-  // fp16_stochastic_grid() of core/perturb.h in vectors; inf and NaN pass through either branch
-  ZK_INLINE F on_grid(F f, W random) {
-    const W u = V::as_words(f), magnitude = V::and_(u, V::word(0x7fffffffu));
-    const F size = V::as_floats(magnitude);
-    const F normal = V::as_floats(V::and_(V::add(u, V::template shift_right<3>(random)), V::word(0xffffe000u)));
-    const F scaled =
-        V::add(V::mul(size, V::broadcast(16777216.0f)), V::mul(V::to_float(random), V::broadcast(0x1p-16f)));
-    const F steps = V::mul(V::truncate(scaled), V::broadcast(0x1p-24f));
-    const F tiny = V::as_floats(V::xor_masked(V::as_words(steps), u, 0x80000000u));
-    return V::select_below(size, V::broadcast(0x1p-14f), tiny, normal);
-  }
-};
 
 // Where a term of a move stands: the first reads memory and applies decay, the last rounds and writes
 // memory; between terms the values live in `sums`.
@@ -108,14 +35,7 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
       }
     }
     uint16_t random[Last && Stochastic ? kTile : 1];
-    if (Last && Stochastic) {
-      for (int e = 0; e < kTile; e += 4 * V::kGroups * V::kLanes) {
-        typename V::W words[2 * V::kGroups];
-        philox_words<V>(*rounding, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
-        ZK_UNROLL
-        for (int i = 0; i < 2 * V::kGroups; ++i) V::store_pairs(random + e + 2 * i * V::kLanes, words[i]);
-      }
-    }
+    if (Last && Stochastic) rounding_tile<V>(*rounding, tile, random);
     auto apply = [&](int e, F z0, F z1) __attribute__((always_inline)) {
       F a, b;
       if (First) {
@@ -207,6 +127,17 @@ void run_tiles_f64(const zk_move& move, uint32_t stream, const void* src_, void*
   }
 }
 
+template <class U>
+void merge(const void* src_, const void* moved_, void* dst_, const uint8_t* mask, uint64_t limit_, int64_t n) {
+  const U *src = static_cast<const U*>(src_), *moved = static_cast<const U*>(moved_), limit = static_cast<U>(limit_);
+  U* dst = static_cast<U*>(dst_);
+  if (mask) {
+    for (int64_t i = 0; i < n; ++i) dst[i] = mask[i] ? moved[i] : src[i];
+  } else {
+    for (int64_t i = 0; i < n; ++i) dst[i] = is_small<U>(src[i], limit) ? moved[i] : src[i];
+  }
+}
+
 // constexpr, so that no code built for V runs when the library is loaded
 template <class V>
 constexpr PerturbTable make_table() {
@@ -225,6 +156,9 @@ constexpr PerturbTable make_table() {
     table.run[ZK_F64][ZK_RADEMACHER][stochastic] = run_tiles_f64<V, ZK_RADEMACHER>;
     table.run[ZK_F64][kNoNoise][stochastic] = run_tiles_f64<V, ZK_GAUSSIAN>;
   }
+  table.merge[ZK_F32] = merge<uint32_t>;
+  table.merge[ZK_BF16] = table.merge[ZK_F16] = merge<uint16_t>;
+  table.merge[ZK_F64] = merge<uint64_t>;
   return table;
 }
 

@@ -13,8 +13,12 @@ constexpr int kNoNoise = 2;  // a move of no terms: decay only
 using RunTiles = void (*)(const zk_move& move, uint32_t stream, const void* src, void* dst, uint64_t tile,
                           int64_t n_tiles);
 
+// dst[i] = chosen ? moved[i] : src[i]; chosen by `mask`, or where it is null by the magnitude's bits.
+using Merge = void (*)(const void* src, const void* moved, void* dst, const uint8_t* mask, uint64_t limit, int64_t n);
+
 struct PerturbTable {
   RunTiles run[4 /* zk_dtype */][3 /* zk_distribution, kNoNoise */][2 /* zk_rounding */];
+  Merge merge[4 /* zk_dtype */];
 };
 
 extern const PerturbTable kPerturbPortable;

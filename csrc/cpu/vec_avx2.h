@@ -55,6 +55,9 @@ struct Avx2 {
   ZK_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   ZK_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   ZK_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
+  ZK_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
+  ZK_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+  ZK_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
   template <int Bit> ZK_INLINE F select(W w, F yes, F no) {
     return _mm256_blendv_ps(no, yes, as_floats(_mm256_slli_epi32(w, 31 - Bit)));
   }
@@ -73,6 +76,16 @@ struct Avx2 {
   // --- memory
   ZK_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
   ZK_INLINE void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  ZK_INLINE F load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
+  ZK_INLINE void store_part(float* p, F v, int n) { _mm256_maskstore_ps(p, first(n), v); }
+  ZK_INLINE F load_bf16(const uint16_t* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  }
+  ZK_INLINE void store_high_halves(uint16_t* p, W v) {
+    const W high = _mm256_srli_epi32(v, 16);
+    const W packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  }
   ZK_INLINE F load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   ZK_INLINE void store_half(uint16_t* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -80,6 +93,9 @@ struct Avx2 {
   ZK_INLINE W load_pairs(const uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   ZK_INLINE void store_pairs(uint16_t* p, W v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   ZK_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+ private:
+  ZK_INLINE W first(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
 };
 
 }  // namespace

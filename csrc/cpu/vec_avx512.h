@@ -57,6 +57,9 @@ struct Avx512 {
   ZK_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   ZK_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   ZK_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
+  ZK_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+  ZK_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+  ZK_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
   template <int Bit> ZK_INLINE F select(W w, F yes, F no) {
     return _mm512_mask_blend_ps(_mm512_test_epi32_mask(w, word(1u << Bit)), no, yes);
   }
@@ -74,6 +77,14 @@ struct Avx512 {
   // --- memory
   ZK_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
   ZK_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  ZK_INLINE F load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  ZK_INLINE void store_part(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
+  ZK_INLINE F load_bf16(const uint16_t* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  }
+  ZK_INLINE void store_high_halves(uint16_t* p, W v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
+  }
   ZK_INLINE F load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   ZK_INLINE void store_half(uint16_t* p, F v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -81,6 +92,9 @@ struct Avx512 {
   ZK_INLINE W load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
   ZK_INLINE void store_pairs(uint16_t* p, W v) { _mm512_storeu_si512(p, v); }
   ZK_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+ private:
+  ZK_INLINE __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
 };
 
 }  // namespace

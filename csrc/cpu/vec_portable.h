@@ -68,6 +68,10 @@ struct Portable {
              std::fmaf(a[3], b[3], c[3])};
   }
   ZK_INLINE F sqrt(F a) { return F{std::sqrt(a[0]), std::sqrt(a[1]), std::sqrt(a[2]), std::sqrt(a[3])}; }
+  ZK_INLINE F div(F a, F b) { return a / b; }
+  // b where either is NaN, as the x86 instructions have it
+  ZK_INLINE F max(F a, F b) { return pick(a > b, a, b); }
+  ZK_INLINE F min(F a, F b) { return pick(a < b, a, b); }
   // bit `Bit` of w set ? yes : no
   template <int Bit>
   ZK_INLINE F select(W w, F yes, F no) {
@@ -97,6 +101,19 @@ struct Portable {
     return v;
   }
   ZK_INLINE void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+  // the first n < kLanes elements; nothing beyond them is touched, the rest of the vector is zero
+  ZK_INLINE F load_part(const float* p, int n) {
+    F v{};
+    for (int i = 0; i < n; ++i) v[i] = p[i];
+    return v;
+  }
+  ZK_INLINE void store_part(float* p, F v, int n) {
+    for (int i = 0; i < n; ++i) p[i] = v[i];
+  }
+  ZK_INLINE F load_bf16(const uint16_t* p) { return as_floats(W{p[0], p[1], p[2], p[3]} << 16); }
+  ZK_INLINE void store_high_halves(uint16_t* p, W v) {
+    for (int i = 0; i < 4; ++i) p[i] = static_cast<uint16_t>(v[i] >> 16);
+  }
   ZK_INLINE F load_half(const uint16_t* p) { return F{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
   ZK_INLINE void store_half(uint16_t* p, F v) {
     for (int i = 0; i < 4; ++i) p[i] = to_half(v[i]);
@@ -111,6 +128,10 @@ struct Portable {
   ZK_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 1); }
 
  private:
+  template <class Mask> ZK_INLINE F pick(Mask mask, F yes, F no) {
+    const W m = reinterpret_cast<W>(mask);
+    return as_floats((m & as_words(yes)) | (~m & as_words(no)));
+  }
   ZK_INLINE float half(uint16_t h) { return half_to_float(h); }
   ZK_INLINE uint16_t to_half(float f) { return half_nearest(f); }
 };

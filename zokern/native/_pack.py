@@ -10,13 +10,16 @@ DISTRIBUTION = {"gaussian": 0, "rademacher": 1}
 ROUNDING = {"nearest": 0, "stochastic": 1}
 
 Packed = tuple[int, int, int, int, int, int, list[int], list[int], list[int]]
+PackedState = tuple[int, list[int]]
+VARIANT = {"adam": 0, "adamax": 1, "adamm": 2}
 
 
-def pack(source: Tensor | None, target: Tensor, stream: int, offset: int) -> Packed:
-    """One tensor as (src, dst, numel, offset, stream, dtype, sizes, src strides, dst strides)."""
+def pack(source: Tensor | None, target: Tensor, stream: int, offset: int, dense: bool = True) -> Packed:
+    """One tensor as (src, dst, numel, offset, stream, dtype, sizes, src strides, dst strides).
+    `dense`: whether what travels with it is dense."""
     src = 0 if source is None else source.data_ptr()
     head = (src, target.data_ptr(), target.numel(), offset, stream, DTYPE[target.dtype])
-    if target.is_contiguous() and (source is None or source.is_contiguous()):
+    if dense and target.is_contiguous() and (source is None or source.is_contiguous()):
         return *head, [], [], []
     strides = target.stride() if source is None else source.stride()
     return *head, list(target.shape), list(strides), list(target.stride())
@@ -26,3 +29,16 @@ def pack_list(
     params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]
 ) -> list[Packed]:
     return [pack(p, o, s, f) for p, o, s, f in zip(params, out, streams, offsets)]
+
+
+def pack_with_states(
+    params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int], *states: list[Tensor]
+) -> tuple[list[Packed], list[PackedState]]:
+    """The list, and its state: that of tensor 0, then of tensor 1, ... as (data, strides)."""
+    tensors, packed = [], []
+    for i, (p, q, stream, offset) in enumerate(zip(params, out, streams, offsets)):
+        mine = [s[i] for s in states if s]
+        tensors.append(pack(p, q, stream, offset, all(t.is_contiguous() for t in mine)))
+        strided = bool(tensors[-1][6])
+        packed += [(t.data_ptr(), list(t.stride()) if strided else []) for t in mine]
+    return tensors, packed

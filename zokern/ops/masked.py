@@ -127,4 +127,6 @@ _ARGUMENTS = (
     "int[] offsets, str distribution, str rounding"
 )
 define(f"perturb_masked_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _masked, lambda *_: None)
-define(f"perturb_masked_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _masked_out, lambda *_: None)
+define(
+    f"perturb_masked_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _masked_out, lambda *_: None
+)

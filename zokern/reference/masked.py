@@ -17,5 +17,7 @@ def perturb_masked_(
     move = (seeds, scales, decay)
     for i, (source, target, stream, offset) in enumerate(zip(params, out, streams, offsets)):
         for first, (s, t, *mask) in pieces(source, target, *masks[i : i + 1]):
-            chosen = mask[0] if mask else s.abs().to(torch.promote_types(s.dtype, torch.float32)) <= thresholds[i]
+            chosen = (
+                mask[0] if mask else s.abs().to(torch.promote_types(s.dtype, torch.float32)) <= thresholds[i]
+            )
             t.copy_(torch.where(chosen, moved(s, offset + first, *move, stream, distribution, rounding), s))
