@@ -162,9 +162,7 @@ def train(
         int | None,
         _option(_TEXT, "Keep so many words of each text.", show_default="task's (mr: 40)"),
     ] = None,
-    max_length: Annotated[
-        int, _option(_TEXT, "Longest prompt in tokens; texts are shortened to fit.")
-    ] = 512,
+    max_length: Annotated[int, _option(_TEXT, "Longest prompt in tokens; texts are shortened to fit.")] = 512,
     train_size: Annotated[
         int | None, _option(_TEXT, "Train on the first so many examples.", show_default="all")
     ] = None,
@@ -221,9 +219,7 @@ def train(
     one_sided: Annotated[
         bool, _option(_OPT, "One shared base loss instead of pairs (queries + 1 forwards).")
     ] = False,
-    distribution: Annotated[
-        str, _option(_OPT, "Of the directions: gaussian or rademacher.")
-    ] = "gaussian",
+    distribution: Annotated[str, _option(_OPT, "Of the directions: gaussian or rademacher.")] = "gaussian",
     weight_decay: Annotated[float, _option(_OPT, "Decoupled weight decay.")] = 0.0,
     momentum: Annotated[float, _option(_OPT, "Heavy-ball momentum, below 1.")] = 0.0,
     lr_schedule: Annotated[
@@ -246,21 +242,15 @@ def train(
     rounding: Annotated[
         str, _option(_OPT, "Of updates to 16-bit weights: stochastic or nearest.")
     ] = "stochastic",
-    steps: Annotated[
-        int | None, _option(_RUN, "Training steps.", show_default="task's (mr: 160)")
-    ] = None,
+    steps: Annotated[int | None, _option(_RUN, "Training steps.", show_default="task's (mr: 160)")] = None,
     batch_size: Annotated[
         int | None, _option(_RUN, "Examples per step.", show_default="task's (mr: 8)")
     ] = None,
     dtype: Annotated[str, _option(_RUN, "fp32, bf16 or fp16, of the model's weights.")] = "fp32",
     device: Annotated[str, _option(_RUN, "cpu, cuda, cuda:1, ..., or auto.")] = "auto",
-    threads: Annotated[
-        int | None, _option(_RUN, "CPU threads.", show_default="PyTorch's choice")
-    ] = None,
+    threads: Annotated[int | None, _option(_RUN, "CPU threads.", show_default="PyTorch's choice")] = None,
     seed: Annotated[int, _option(_RUN, "Of directions, batches and fresh weights.")] = 0,
-    eval_every: Annotated[
-        int, _option(_RUN, "Test every so many steps too; 0: only before and after.")
-    ] = 0,
+    eval_every: Annotated[int, _option(_RUN, "Test every so many steps too; 0: only before and after.")] = 0,
     eval_batch_size: Annotated[int, _option(_RUN, "Examples per test forward.")] = 32,
     out: Annotated[
         str | None,
@@ -331,9 +321,7 @@ def _only_steps(options: Any, out: str | None, overwrite: bool) -> None:
     asked += ["out"] if out is not None else []
     asked += ["overwrite"] if overwrite else []
     if asked:
-        raise UserError(
-            f"--resume takes all options from the run; drop --{asked[0].replace('_', '-')}."
-        )
+        raise UserError(f"--resume takes all options from the run; drop --{asked[0].replace('_', '-')}.")
 
 
 def _display(display: Any, quiet: bool) -> Any:

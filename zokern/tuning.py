@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,17 +79,13 @@ def _last_layers(model: Classifier, options: TuningOptions) -> Tuned:
     layers = model.layers()
     if not 1 <= options.last_layers <= len(layers):
         raise UserError(
-            f"--last-layers must be between 1 and {len(layers)} for this model, "
-            f"got {options.last_layers}."
+            f"--last-layers must be between 1 and {len(layers)} for this model, got {options.last_layers}."
         )
     chosen = layers[-options.last_layers :]
     _thaw(model, chosen)
     # A head whose weight is the input embedding would thaw the first layer as well as the last.
     embeddings = {
-        id(p)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for p in module.parameters()
+        id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
     }
     for module in model.head_modules():
         for parameter in module.parameters():
@@ -102,14 +99,10 @@ def _modules(model: Classifier, options: TuningOptions) -> Tuned:
     model.requires_grad_(False)
     named = dict(model.named_parameters())
     for pattern in options.modules:
-        hits = [
-            name for name in named if any(fnmatch.fnmatchcase(name, p) for p in _forms(pattern))
-        ]
+        hits = [name for name in named if any(fnmatch.fnmatchcase(name, p) for p in _forms(pattern))]
         if not hits:
             some = ", ".join(list(named)[:3])
-            raise UserError(
-                f"--train-modules {pattern!r} matches no parameter; names look like {some}."
-            )
+            raise UserError(f"--train-modules {pattern!r} matches no parameter; names look like {some}.")
         for name in hits:
             named[name].requires_grad_(True)
     return Tuned(f"parameters matching {', '.join(options.modules)}", model.save)
@@ -128,12 +121,21 @@ def _lora(model: Classifier, options: TuningOptions) -> Tuned:
     except ImportError:
         raise UserError("--tuning lora needs peft: pip install 'zokern[train]'.") from None
     targets: Any = list(options.lora_targets) or _query_value_names(model.lm)
+    transposed = any(
+        type(module).__name__ == "Conv1D" and name.rsplit(".", 1)[-1] in targets
+        for name, module in model.lm.named_modules()
+    )
     config = peft.LoraConfig(
-        r=options.lora_rank, lora_alpha=options.lora_alpha, lora_dropout=0.0, target_modules=targets
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=targets,
+        fan_in_fan_out=transposed,
     )
     model.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(options.seed)
+        warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
         try:
             # Adapters are fp32 whatever the model is: they are small, and so are their moves.
             wrapped = peft.get_peft_model(model.lm, config, autocast_adapter_dtype=True)

@@ -124,8 +124,7 @@ def _load_transformer(
         scoring = "label-words" if kind != "encoder" and task.label_words else "head"
     if scoring == "label-words" and kind == "encoder":
         raise UserError(
-            f"Model {name} has no language-model head, so label words cannot be scored; "
-            "use --scoring head."
+            f"Model {name} has no language-model head, so label words cannot be scored; use --scoring head."
         )
     if scoring == "label-words" and not task.label_words:
         raise UserError(
@@ -135,15 +134,9 @@ def _load_transformer(
     tokenizer = _pretrained(transformers.AutoTokenizer, name, source)
     limits["max_length"] = min(limits["max_length"], _longest(config))
     if scoring == "label-words":
-        auto = (
-            transformers.AutoModelForMaskedLM
-            if kind == "masked"
-            else transformers.AutoModelForCausalLM
-        )
+        auto = transformers.AutoModelForMaskedLM if kind == "masked" else transformers.AutoModelForCausalLM
         lm = _pretrained(auto, name, source, dtype=dtype)
-        return PromptedClassifier(
-            lm, tokenizer, task, masked=kind == "masked", chat=chat, **limits
-        )
+        return PromptedClassifier(lm, tokenizer, task, masked=kind == "masked", chat=chat, **limits)
     if _is_sentence_encoder(source):
         lm = _pretrained(transformers.AutoModel, name, source, dtype=dtype)
         return PooledClassifier(lm, tokenizer, len(task.labels), **limits)

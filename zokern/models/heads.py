@@ -29,9 +29,7 @@ __all__ = ["HeadClassifier", "PooledClassifier"]
 class _TextHead(Classifier):
     """Tokenizes the bare fields (a pair becomes two segments)."""
 
-    def __init__(
-        self, lm: nn.Module, tokenizer: Any, *, max_words: int | None, max_length: int
-    ) -> None:
+    def __init__(self, lm: nn.Module, tokenizer: Any, *, max_words: int | None, max_length: int) -> None:
         super().__init__()
         self.lm: Any = lm
         self.tokenizer = tokenizer
@@ -47,9 +45,7 @@ class _TextHead(Classifier):
             example = (task.train if split == "train" else task.test)[index]
             fields = [shorten(value, self.max_words) for value in example.fields.values()]
             pair = fields if len(fields) == 2 else ["\n".join(fields)]
-            self._encoded[key] = dict(
-                self.tokenizer(*pair, truncation=True, max_length=self.max_length)
-            )
+            self._encoded[key] = dict(self.tokenizer(*pair, truncation=True, max_length=self.max_length))
         return self._encoded[key]
 
     def length(self, task: Task, split: str, index: int) -> int:
@@ -83,9 +79,7 @@ class HeadClassifier(_TextHead):
         super().__init__(lm, tokenizer, max_words=max_words, max_length=max_length)
         self.lm.config.pad_token_id = tokenizer.pad_token_id
         count = sum(p.numel() for p in lm.parameters())
-        self.description = (
-            f"{self.lm.config.model_type}, {count / 1e6:.1f} M parameters, classification head"
-        )
+        self.description = f"{self.lm.config.model_type}, {count / 1e6:.1f} M parameters, classification head"
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.lm(**batch).logits.float()  # [B, classes]

@@ -53,7 +53,7 @@ class PromptedClassifier(Classifier):
 
     def __init__(
         self,
-        lm: nn.Module,
+        lm: Any,
         tokenizer: Any,
         task: TextTask,
         *,
@@ -76,10 +76,9 @@ class PromptedClassifier(Classifier):
         if self.chat and not tokenizer.chat_template:
             raise UserError("This model's tokenizer has no chat template; use --no-chat.")
         words = label_token_ids(tokenizer, task.label_words, task.answer, masked)
+        self.label_ids: torch.Tensor
         self.register_buffer("label_ids", torch.tensor(words), persistent=False)
-        self.pad_id = next(
-            (i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0
-        )
+        self.pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self._positions: torch.Tensor | None = None  # [B], set for the duration of a forward
         self._encoded: dict[tuple[str, int], list[int]] = {}
         self._narrowed = False
@@ -102,8 +101,7 @@ class PromptedClassifier(Classifier):
             return f"{question}\n{self.answer}"
         turn = [{"role": "user", "content": question}]
         return (
-            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-            + self.answer
+            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + self.answer
         )
 
     def encode(self, example: Example) -> list[int]:
@@ -201,8 +199,9 @@ class PromptedClassifier(Classifier):
         """Makes the output embedding compute the label words at the wanted position only."""
         if self._narrowed:
             return
-        head = self.lm.get_output_embeddings()
-        if type(head) is not nn.Linear:
+        head: Any = self.lm.get_output_embeddings()
+        linear = type(head) is nn.Linear
+        if not linear:
             raise UserError(
                 f"The output embedding of this model is a {type(head).__name__}; label words need "
                 "a plain linear one. Choose --scoring head, or leave the head out of LoRA."
@@ -219,7 +218,7 @@ class PromptedClassifier(Classifier):
             bias = None if head.bias is None else head.bias[self.label_ids].float()
             return F.linear(chosen, weight, bias)[:, None]  # [B, 1, classes]
 
-        head.forward = forward  # type: ignore[method-assign]
+        head.forward = forward
         self._narrowed = True
 
     def prepare(self, task: Task) -> None:
@@ -238,8 +237,8 @@ class PromptedClassifier(Classifier):
         dtype = next(self.lm.parameters()).dtype
         tolerance = 1e-3 if dtype == torch.float32 else 0.1
         scale = plain.abs().max().clamp(min=1.0)
-        self.share_prefix = (
-            shared is not None and bool(((shared - plain).abs().max() <= tolerance * scale).item())
+        self.share_prefix = shared is not None and bool(
+            ((shared - plain).abs().max() <= tolerance * scale).item()
         )
 
     # ---- parts and files
@@ -256,7 +255,7 @@ class PromptedClassifier(Classifier):
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
     """The longest `ModuleList` of a model: its repeated blocks, whatever the family calls them."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    lists: list[Any] = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return list(max(lists, key=len)) if lists else []
 
 

@@ -73,9 +73,7 @@ def load_task(
         task = TASKS[name](progress)
     elif name in HUB_TASKS or Path(name).expanduser().exists() or "/" in name:
         spec = HUB_TASKS.get(name) or HubTask(name, words=())
-        spec = replace(
-            spec, label=label_column or spec.label, config=config or spec.config
-        )
+        spec = replace(spec, label=label_column or spec.label, config=config or spec.config)
         if prompt is None and name not in HUB_TASKS and len(text_columns) == 1:
             spec = replace(spec, prompt="{" + text_columns[0] + "}")
         task = hub_task(name, spec, columns=text_columns)

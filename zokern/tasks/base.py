@@ -1,7 +1,7 @@
 """What a task is: examples in two splits, the words of its labels, and how its text is asked.
 
-    prompt  "Is the sentiment of this movie review positive or negative?\\nReview: {text}"
-    answer  "The sentiment is"            + one of the label words, scored by the language-model head
+prompt  "Is the sentiment of this movie review positive or negative?\\nReview: {text}"
+answer  "The sentiment is"            + one of the label words, scored by the language-model head
 """
 
 from __future__ import annotations
@@ -103,8 +103,7 @@ class TextTask(Task):
             )
         if not named:
             raise UserError(
-                f"The prompt {self.prompt!r} has no place for the text; "
-                f"use {{{sorted(known)[0]}}}."
+                f"The prompt {self.prompt!r} has no place for the text; use {{{sorted(known)[0]}}}."
             )
 
 

@@ -230,12 +230,8 @@ def _open_member(archive: Path | IO[bytes], member: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as zipped, zipped.open(member) as stream:
             yield stream
         return
-    opened = (
-        tarfile.open(archive, "r:*")
-        if isinstance(archive, Path)
-        else tarfile.open(fileobj=archive, mode="r:*")
-    )
-    with opened as tar:
+    name, stream_in = (archive, None) if isinstance(archive, Path) else (None, archive)
+    with tarfile.open(name, "r:*", fileobj=stream_in) as tar:
         stream_or_none = tar.extractfile(member)
         if stream_or_none is None:
             raise KeyError(f"{member} is not a file")

@@ -43,9 +43,7 @@ _ENTAIL_2 = "Given that {sentence1}\nCan we assume that: {sentence2} Yes or No?"
 
 HUB_TASKS: dict[str, HubTask] = {
     "sst2": HubTask("stanfordnlp/sst2", None, "{sentence}", "It was", ("terrible", "great")),
-    "sst5": HubTask(
-        "SetFit/sst5", None, "{text}", "It was", ("terrible", "bad", "okay", "good", "great")
-    ),
+    "sst5": HubTask("SetFit/sst5", None, "{text}", "It was", ("terrible", "bad", "okay", "good", "great")),
     "imdb": HubTask("stanfordnlp/imdb", None, "{text}", "It was", ("terrible", "great")),
     "rotten-tomatoes": HubTask(
         "cornell-movie-review-data/rotten_tomatoes",
@@ -65,9 +63,7 @@ HUB_TASKS: dict[str, HubTask] = {
         ("Yes", "No"),
     ),
     "cb": HubTask("aps/super_glue", "cb", _ENTAIL, "Answer:", ("Yes", "No", "Maybe")),
-    "boolq": HubTask(
-        "aps/super_glue", "boolq", "{passage}\nQuestion: {question}?", "Answer:", ("No", "Yes")
-    ),
+    "boolq": HubTask("aps/super_glue", "boolq", "{passage}\nQuestion: {question}?", "Answer:", ("No", "Yes")),
     "wic": HubTask(
         "aps/super_glue",
         "wic",
@@ -135,7 +131,8 @@ def hub_task(
         order = by_fixed_hash(["\t".join(example.fields.values()) for example in examples])
         return [examples[index] for index in order]
 
-    train, test = rows("train"), []
+    train = rows("train")
+    test: list[Example] = []
     for split in ("test", "validation", "validation_matched", "dev", "valid"):
         if not test and split in data:
             test = rows(split)
@@ -159,9 +156,7 @@ def _load(name: str, spec: HubTask) -> Any:
     try:
         import datasets
     except ImportError:
-        raise UserError(
-            f"Task {name} needs the `datasets` package: pip install 'zokern[train]'."
-        ) from None
+        raise UserError(f"Task {name} needs the `datasets` package: pip install 'zokern[train]'.") from None
     datasets.disable_progress_bars()
     path = Path(spec.path).expanduser()
     try:

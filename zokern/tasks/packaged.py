@@ -127,9 +127,7 @@ def reuters(classes: int = 8, progress: Progress | None = None) -> TextTask:
         progress: see `fetch`.
     """
     paths = fetch(_ORANGE, progress)
-    splits = {
-        split: parse_reuters(paths[f"r{classes}-{split}.tab"]) for split in ("train", "test")
-    }
+    splits = {split: parse_reuters(paths[f"r{classes}-{split}.tab"]) for split in ("train", "test")}
     labels = tuple(sorted({topic for topic, _ in splits["train"]}))
     number = {topic: index for index, topic in enumerate(labels)}
     ordered = {}

@@ -1,7 +1,7 @@
 """`zokern train` without the command line.
 
-    from zokern.training import TrainOptions, run_training
-    summary = run_training(TrainOptions(task="digits"))
+from zokern.training import TrainOptions, run_training
+summary = run_training(TrainOptions(task="digits"))
 """
 
 from __future__ import annotations

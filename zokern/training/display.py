@@ -11,7 +11,7 @@ __all__ = ["Display", "format_duration"]
 
 
 def format_duration(seconds: float) -> str:
-    """"42 s", "3 min 05 s", "2 h 10 min"."""
+    """ "42 s", "3 min 05 s", "2 h 10 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"

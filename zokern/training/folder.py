@@ -85,9 +85,7 @@ class Folder:
             if not isinstance(config, dict) or "options" not in config:
                 raise ValueError("no options in it")
         except FileNotFoundError:
-            raise UserError(
-                f"There is no run to resume in {self.path}: no {CONFIG} there."
-            ) from None
+            raise UserError(f"There is no run to resume in {self.path}: no {CONFIG} there.") from None
         except NotADirectoryError:
             raise UserError(f"--resume needs a run's folder, and {self.path} is a file.") from None
         except ValueError as error:

@@ -47,7 +47,7 @@ class LineLog:
             if good < len(content):
                 os.truncate(path, good)
             # Unbuffered: one line is one write to the operating system, which outlives the process.
-            self._file = open(path, "ab", buffering=0)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise explain_os_error(error, f"opening {path}") from None
 

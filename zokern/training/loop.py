@@ -65,9 +65,7 @@ class Result:
 def evaluate(run: Run, display: Display, what: str) -> Evaluation:
     """Scores the whole test set, in batches of similar length."""
     labels = run.task.test_labels
-    order = sorted(
-        range(len(labels)), key=lambda index: (run.model.length(run.task, "test", index), index)
-    )
+    order = sorted(range(len(labels)), key=lambda index: (run.model.length(run.task, "test", index), index))
     logits = torch.zeros(len(labels), len(run.task.labels))
     size = run.options.eval_batch_size
     run.optimizer.flush()
@@ -110,9 +108,7 @@ class _Loop:
         self.steps_run = 0
         rows = run.metrics_log.rows
         self.known_steps = {row["step"] for row in rows if row["kind"] == "step"}
-        self.evaluations = {
-            row["step"]: _evaluation(row) for row in rows if row["kind"] == "eval"
-        }
+        self.evaluations = {row["step"]: _evaluation(row) for row in rows if row["kind"] == "eval"}
         self.full_batch: tuple[Any, torch.Tensor] | None = None
 
     def run_all(self) -> Result:
@@ -171,9 +167,7 @@ class _Loop:
         try:
             loss = run.method.replay(run.optimizer, run.logged[step], self.progress(step))
         except ValueError as error:
-            raise UserError(
-                f"{run.steps_log.path} does not fit this run at step {step}: {error}."
-            ) from None
+            raise UserError(f"{run.steps_log.path} does not fit this run at step {step}: {error}.") from None
         if step not in self.known_steps:
             self.write_metrics(step, loss, None, None)
 
@@ -232,9 +226,7 @@ class _Loop:
             self.full_batch = self.run.model.collate(self.run.task, "train", indices)
         return self.full_batch
 
-    def write_metrics(
-        self, step: int, loss: float, seconds: float | None, outside: float | None
-    ) -> None:
+    def write_metrics(self, step: int, loss: float, seconds: float | None, outside: float | None) -> None:
         row = {
             "kind": "step",
             "step": step,

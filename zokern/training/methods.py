@@ -75,6 +75,8 @@ class Method:
 def _mezo(model: nn.Module, options: TrainOptions) -> Any:
     from zokern.optim import MeZO
 
+    # resolved
+    assert options.lr is not None and options.eps is not None and options.num_queries is not None
     return MeZO(
         model,
         lr=options.lr,

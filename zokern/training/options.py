@@ -101,7 +101,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise UserError(f"{_flag(name)} must be one of {', '.join(choices)}, got {value!r}.")
-        positive = ("lr", "eps", "num_queries", "steps", "batch_size", "eval_batch_size")
+        positive: tuple[str, ...] = ("lr", "eps", "num_queries", "steps", "batch_size", "eval_batch_size")
         positive += ("max_words", "max_length", "train_size", "test_size", "lora_rank")
         positive += ("lora_alpha", "last_layers", "checkpoint_every", "threads")
         for name in positive:
@@ -117,18 +117,14 @@ class TrainOptions:
         if not 0 <= self.seed < 1 << 64:
             raise UserError(f"--seed must be in [0, 2^64), got {self.seed}.")
         if self.train_modules and self.tuning not in (None, "modules"):
-            raise UserError(
-                f"--train-modules says what to train by itself; drop --tuning {self.tuning}."
-            )
+            raise UserError(f"--train-modules says what to train by itself; drop --tuning {self.tuning}.")
 
     def resolve(self, task: Task) -> TrainOptions:
         """A copy with every None that has a default filled in from `task` and the tuning."""
         done = dataclasses.replace(self)
         done.model = done.model or task.default_model
         if done.tuning is None:
-            done.tuning = (
-                "modules" if done.train_modules else _DEFAULT_TUNING.get(done.model, "lora")
-            )
+            done.tuning = "modules" if done.train_modules else _DEFAULT_TUNING.get(done.model, "lora")
         defaults = dict(_TASK_DEFAULTS.get((task.name, done.model, done.tuning), {}))
         lr, eps = _RATES.get(done.tuning, (1e-6, 1e-3))
         defaults = {

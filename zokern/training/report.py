@@ -99,12 +99,10 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
     }
     run.folder.write_json(SUMMARY, summary)
     rows = [
-        _row(f"after {step} steps" if step else "before training", result.evaluations[step])
-        for step in steps
+        _row(f"after {step} steps" if step else "before training", result.evaluations[step]) for step in steps
     ]
     display.table(
-        f"{run.task.name}, {before.examples} test examples, largest class "
-        f"{100 * before.majority:.1f} %",
+        f"{run.task.name}, {before.examples} test examples, largest class {100 * before.majority:.1f} %",
         ("", "accuracy", "prior removed", "loss") if prompted(run) else ("", "accuracy", "loss"),
         rows if prompted(run) else [(name, accuracy, loss) for name, accuracy, _, loss in rows],
     )
