@@ -245,8 +245,10 @@ class Engine(ABC):
         """One pass over `indices`, in as few batches as settings and devices allow. `moved(group)`
         is called when all of a group has moved, so that an error in between loses no weights."""
         group = self.trainables.group
-        keys = [m.key() for m in moves]
-        alike = [keys.index(key) if merge else g for g, key in enumerate(keys)]
+        alike = list(range(len(moves)))
+        if merge and len(moves) > 1:
+            keys = [m.key() for m in moves]
+            alike = [keys.index(key) for key in keys]
         batches: dict[int, dict[torch.device, list[int]]] = {}
         for i in self.indices if indices is None else indices:
             devices = batches.setdefault(alike[group[i]], {})
