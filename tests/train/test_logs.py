@@ -70,6 +70,23 @@ def test_full_disk_while_logging_is_a_sentence(tmp_path):
         log.append({"step": 1})
 
 
+def test_disk_that_fills_up_within_a_line_is_noticed(tmp_path):
+    class NearlyFull:
+        room = 5
+
+        def write(self, content):
+            if self.room == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken, self.room = min(self.room, len(content)), 0
+            return taken
+
+    log = LineLog(tmp_path / "log")
+    log._file.close()
+    log._file = NearlyFull()
+    with pytest.raises(UserError, match="The disk is full"):
+        log.append({"step": 1})
+
+
 class Stateful:
     """Stands for an optimizer where only its state matters."""
 

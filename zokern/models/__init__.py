@@ -79,6 +79,8 @@ def load_classifier(
             source = name
             if name in PACKAGED_MODELS:
                 source = str(PACKAGED_MODELS[name](progress, notify))
+            elif notify is not None and not Path(name).expanduser().exists():
+                notify(f"Looking for model {name} on the hub")
             model = _load_transformer(
                 name,
                 source,

@@ -255,8 +255,8 @@ class PromptedClassifier(Classifier):
 
 def transformer_layers(model: nn.Module) -> list[nn.Module]:
     """The longest `ModuleList` of a model: its repeated blocks, whatever the family calls them."""
-    lists: list[Any] = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max((list(blocks) for blocks in lists), key=len, default=[])
 
 
 def save_transformer(model: Any, tokenizer: Any, folder: Path) -> list[Path]:

@@ -56,6 +56,7 @@ def load_task(
     train_size: int | None = None,
     test_size: int | None = None,
     progress: Progress | None = None,
+    notify: Callable[[str], None] | None = None,
 ) -> Task:
     """Loads a task and applies the user's wording and sizes.
 
@@ -65,6 +66,7 @@ def load_task(
         text_columns, label_column, config: for hub and local data.
         train_size, test_size: keep the first so many in the fixed order; None keeps all.
         progress: called with (bytes so far, bytes in all) while something downloads.
+        notify: called with a sentence before a slow step.
 
     Raises:
         UserError: unknown name, failed download, columns or words that do not fit.
@@ -76,6 +78,8 @@ def load_task(
         spec = replace(spec, label=label_column or spec.label, config=config or spec.config)
         if prompt is None and name not in HUB_TASKS and len(text_columns) == 1:
             spec = replace(spec, prompt="{" + text_columns[0] + "}")
+        if notify is not None and not Path(spec.path).expanduser().exists():
+            notify(f"Looking for data set {spec.path} on the hub")
         task = hub_task(name, spec, columns=text_columns)
     else:
         known = [*TASKS, *HUB_TASKS]

@@ -155,9 +155,11 @@ def _load(name: str, spec: HubTask) -> Any:
     """A mapping split -> rows, from disk or the hub."""
     try:
         import datasets
+        from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         raise UserError(f"Task {name} needs the `datasets` package: pip install 'zokern[train]'.") from None
     datasets.disable_progress_bars()
+    hub_logging.set_verbosity_error()  # or it narrates its retries
     path = Path(spec.path).expanduser()
     try:
         if path.is_file():

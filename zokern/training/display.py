@@ -52,17 +52,17 @@ class Display:
             table.add_row(name, value)
         self.console.print(table)
 
-    def table(
-        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = ""
-    ) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A title, and a table whose first column names its rows."""
         from rich import box
         from rich.table import Table
 
-        table = Table(title=title, box=box.SIMPLE_HEAVY, caption=caption or None, title_style="bold")
+        table = Table(box=box.SIMPLE_HEAVY)
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
+        self.console.print(title, style="bold", markup=False, soft_wrap=True)
         self.console.print(table)
 
     @contextmanager
@@ -91,7 +91,8 @@ class Display:
 
         def update(done: int, total: int) -> None:
             if "task" not in state:
-                self.say(f"{what} ({total / 1e6:.1f} MB)" if not self.live else "")
+                if not self.live:
+                    self.say(f"{what} ({total / 1e6:.1f} MB)")
                 bar.start()
                 state["task"] = bar.add_task(what, total=total)
             bar.update(state["task"], completed=done, total=total)
@@ -137,8 +138,7 @@ class StepLine:
         self.first, self.started = done, time.perf_counter()
         self.seconds = self.outside = 0.0
         self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=max(8, min(32, display.console.width - 78))),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
             console=display.console,

@@ -54,7 +54,9 @@ class LineLog:
     def append(self, row: dict[str, Any]) -> None:
         """Writes one line; it is in the operating system's hands when this returns."""
         try:
-            self._file.write(json.dumps(row).encode() + b"\n")
+            line = json.dumps(row).encode() + b"\n"
+            while line:  # a nearly full disk takes a part first, then refuses
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from None
 

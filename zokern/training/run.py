@@ -132,6 +132,7 @@ def _load_task(options: TrainOptions, display: Display) -> Task:
             train_size=options.train_size,
             test_size=options.test_size,
             progress=progress,
+            notify=display.say,
         )
 
 
