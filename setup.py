@@ -40,6 +40,7 @@ ISA_FLAGS = {
         "-mfma",
         "-mf16c",
         "-Wno-maybe-uninitialized",
+        "-Wno-uninitialized",
     ],  # gcc 12 warns of its own intrinsics
 }
 CUDA_ARCHS = (80, 90, 100)
@@ -126,7 +127,7 @@ class NinjaBuild(build_ext):
                 if isa in ISA_FLAGS and not x86:
                     continue
                 flags = ISA_FLAGS.get(isa, []) + (["-DZK_X86"] if x86 else [])
-                flags += includes if source.name == "bindings.cpp" else []
+                flags += includes if source.name.startswith("bindings") else []
                 objects.append(str(folder / f"{source.parent.name}_{source.stem}.o"))
                 n.build(objects[-1], source.suffix[1:].replace("cpp", "cxx").replace("cu", "cuda"), str(source),
                         variables={"flags": shlex.join(flags)})  # fmt: skip

@@ -36,7 +36,7 @@ struct Elements<V, ZK_BF16> {
   // Round to nearest even in integers: the hardware conversion flushes subnormals. A NaN cannot carry
   // into the sign: its low 16 bits are zero, because it came from a bf16 NaN.
   ZK_INLINE void store(T* p, F even, F odd) {
-    combine(p, nearest_bias(V::as_words(even)), nearest_bias(V::as_words(odd)));
+    combine(p, V::round_bias(V::as_words(even)), V::round_bias(V::as_words(odd)));
   }
   ZK_INLINE void store_stochastic(T* p, F even, F odd, W random) {
     combine(p, V::add(V::as_words(even), V::and_(random, V::word(0xffffu))),
@@ -44,11 +44,8 @@ struct Elements<V, ZK_BF16> {
   }
 
  private:
-  ZK_INLINE W nearest_bias(W u) {
-    return V::add(u, V::add(V::and_(V::template shift_right<16>(u), V::word(1u)), V::word(0x7fffu)));
-  }
   ZK_INLINE void combine(T* p, W even, W odd) {
-    V::store_pairs(p, V::or_(V::template shift_right<16>(even), V::and_(odd, V::word(0xffff0000u))));
+    V::store_pairs(p, V::high_halves(even, odd));
   }
 };
 

@@ -40,7 +40,7 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
       F a, b;
       if (First) {
         E::load(src + e, a, b);
-        a = V::mul(decay_v, a), b = V::mul(decay_v, b);
+        if (decay != 1.0f) a = V::mul(decay_v, a), b = V::mul(decay_v, b);  // one loop each: 3 % of bf16
       } else {
         a = V::load(sums + e), b = V::load(sums + e + V::kLanes);
       }

@@ -31,6 +31,8 @@ struct Avx2 {
   ZK_INLINE W xor_masked(W a, W b, uint32_t mask) { return _mm256_xor_si256(a, _mm256_and_si256(b, word(mask))); }
   ZK_INLINE W iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
   ZK_INLINE W borrow_low_half(W high, W w) { return _mm256_blend_epi16(high, _mm256_shuffle_epi32(w, 0xB1), 0x55); }
+  ZK_INLINE W high_halves(W even, W odd) { return _mm256_blend_epi16(_mm256_srli_epi32(even, 16), odd, 0xAA); }
+  ZK_INLINE W round_bias(W u) { return add(add(u, word(0x7fffu)), and_(shift_right<16>(u), word(1u))); }
 
   // --- Philox
   ZK_INLINE Wide wide(uint64_t v) { return _mm256_set1_epi64x(static_cast<long long>(v)); }

@@ -43,6 +43,10 @@ struct Portable {
   ZK_INLINE W iota() { return W{0, 1, 2, 3}; }
   // w[j ^ 1] in the low 16 bits, `high` in the others
   ZK_INLINE W borrow_low_half(W high, W w) { return (high & 0xffff0000u) | (W{w[1], w[0], w[3], w[2]} & 0xffffu); }
+  // the upper halves of both, as pairs: `even` in the low halves
+  ZK_INLINE W high_halves(W even, W odd) { return (even >> 16) | (odd & 0xffff0000u); }
+  // fp32 bits to where the upper half is bf16, nearest even: + 0x7fff + the lowest bit kept
+  ZK_INLINE W round_bias(W u) { return add(add(u, word(0x7fffu)), and_(shift_right<16>(u), word(1u))); }
 
   // --- Philox
   ZK_INLINE Wide wide(uint64_t v) { return Wide{v, v}; }

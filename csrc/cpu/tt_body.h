@@ -1,0 +1,403 @@
+// Tensor-train layers, generic over the instruction set V: the one body that tt_<isa>.cpp compile.
+//
+// Rows go through a layer in tiles of 8: reduce() takes x to s [tile, r], spread() takes s to y. The
+// lanes of a vector are columns of x or y and never meet, so every sum has one order whatever the
+// vector's width, the tile and the number of threads: all instruction sets give the same bits.
+//
+// Per tile x is read twice by an adapter (from memory, then from L2: 8 rows of 4096 are 128 KiB) and
+// y written once; left, middle, outer and right stay in L1 (11 KiB at hidden 4096, rank 5).
+#pragma once
+
+#include "stream_body.h"
+#include "tt_kernels.h"
+
+#define ZK_ALWAYS inline __attribute__((always_inline))
+
+namespace zk {
+namespace {
+
+ZK_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// fp32 vectors from and to memory of one dtype; the _part forms touch n < kLanes elements only.
+template <class V, int Dtype>
+struct Lane;
+
+template <class V>
+struct Lane<V, ZK_F32> {
+  using T = float;
+  using F = typename V::F;
+  ZK_INLINE F load(const T* p) { return V::load(p); }
+  ZK_INLINE F load_part(const T* p, int n) { return V::load_part(p, n); }
+  ZK_INLINE void store(T* p, F v) { V::store(p, v); }
+  ZK_INLINE void store_part(T* p, F v, int n) { V::store_part(p, v, n); }
+};
+
+template <class V, class Self>
+struct Lane16 {
+  using T = uint16_t;
+  using F = typename V::F;
+  ZK_INLINE F load_part(const T* p, int n) {
+    T buffer[V::kLanes] = {};
+    std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
+    return Self::load(buffer);
+  }
+  ZK_INLINE void store_part(T* p, F v, int n) {
+    T buffer[V::kLanes];
+    Self::store(buffer, v);
+    std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+  }
+};
+
+template <class V>
+struct Lane<V, ZK_BF16> : Lane16<V, Lane<V, ZK_BF16>> {
+  using F = typename V::F;
+  ZK_INLINE F load(const uint16_t* p) { return V::load_bf16(p); }
+  // to nearest even in integers: the conversion instruction flushes subnormals
+  ZK_INLINE void store(uint16_t* p, F v) {
+    const auto u = V::as_words(v);
+    const auto odd = V::and_(V::template shift_right<16>(u), V::word(1u));
+    V::store_high_halves(p, V::add(u, V::add(odd, V::word(0x7fffu))));
+  }
+};
+
+template <class V>
+struct Lane<V, ZK_F16> : Lane16<V, Lane<V, ZK_F16>> {
+  using F = typename V::F;
+  ZK_INLINE F load(const uint16_t* p) { return V::load_half(p); }
+  ZK_INLINE void store(uint16_t* p, F v) { V::store_half(p, v); }
+};
+
+template <class V, int Dtype, bool Part>
+ZK_INLINE typename V::F load(const typename Lane<V, Dtype>::T* p, int part) {
+  if constexpr (Part) return Lane<V, Dtype>::load_part(p, part);
+  else return Lane<V, Dtype>::load(p);
+}
+
+template <class V, int Dtype, bool Part>
+ZK_INLINE void store(typename Lane<V, Dtype>::T* p, typename V::F v, int part) {
+  if constexpr (Part) Lane<V, Dtype>::store_part(p, v, part);
+  else Lane<V, Dtype>::store(p, v);
+}
+
+// --- matrix products: T rows by Q vectors of columns in registers
+
+constexpr int kRowsAtOnce = 4;
+
+// `end` starts a sum (zero, or the bias) and disposes of it (stores it, adds the residual, ...).
+template <class V, int T, int Q, bool Part, class End>
+ZK_INLINE void block(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, const End& end, int row,
+                     int64_t column, int part) {
+  using F = typename V::F;
+  F sum[T][Q];
+  ZK_UNROLL for (int q = 0; q < Q; ++q) {
+    const F first = end.template begin<Part>(column + q * V::kLanes, part);
+    ZK_UNROLL for (int t = 0; t < T; ++t) sum[t][q] = first;
+  }
+  for (int64_t d = 0; d < k; ++d) {
+    F v[Q];
+    ZK_UNROLL for (int q = 0; q < Q; ++q) v[q] = load<V, ZK_F32, Part>(b + d * ldb + q * V::kLanes, part);
+    ZK_UNROLL for (int t = 0; t < T; ++t) {
+      const F s = V::broadcast(a[t * lda + d]);
+      ZK_UNROLL for (int q = 0; q < Q; ++q) sum[t][q] = V::fma(s, v[q], sum[t][q]);
+    }
+  }
+  ZK_UNROLL for (int t = 0; t < T; ++t) {
+    ZK_UNROLL for (int q = 0; q < Q; ++q) end.template end<Part>(row + t, column + q * V::kLanes, sum[t][q], part);
+  }
+}
+
+template <class V, int T, class End>
+ZK_INLINE void columns(const float* a, int64_t lda, const float* b, int64_t ldb, int64_t k, int64_t n, const End& end,
+                       int row, int64_t column) {
+  constexpr int L = V::kLanes, Q = L == 16 ? 4 : 2;
+  int64_t c = 0;
+  for (; c + Q * L <= n; c += Q * L) block<V, T, Q, false>(a, lda, b + c, ldb, k, end, row, column + c, 0);
+  for (; c + L <= n; c += L) block<V, T, 1, false>(a, lda, b + c, ldb, k, end, row, column + c, 0);
+  if (c < n) block<V, T, 1, true>(a, lda, b + c, ldb, k, end, row, column + c, static_cast<int>(n - c));
+}
+
+// Calls body(row, number of rows as a constant) for rows in fours, then two and one.
+template <int N>
+struct Rows {
+  static constexpr int value = N;
+};
+template <class Body>
+ZK_INLINE void in_blocks(int64_t rows, const Body& body) {
+  int64_t r = 0;
+  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) body(r, Rows<kRowsAtOnce>{});
+  if (r + 2 <= rows) body(r, Rows<2>{}), r += 2;
+  if (r < rows) body(r, Rows<1>{});
+}
+
+template <class V>
+struct Plain {
+  float* c;
+  int64_t ldc;
+  template <bool Part> ZK_ALWAYS typename V::F begin(int64_t, int) const { return V::broadcast(0.0f); }
+  template <bool Part> ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
+    store<V, ZK_F32, Part>(c + row * ldc + column, v, part);
+  }
+};
+
+template <class V>
+void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t m, int64_t k,
+              int64_t n) {
+  in_blocks(m, [&](int64_t r, auto count) __attribute__((always_inline)) {
+    columns<V, decltype(count)::value>(a + r * lda, lda, b, ldb, k, n, Plain<V>{c + r * ldc, ldc}, 0, 0);
+  });
+}
+
+// s [rows, r] = flat [rows, n] middle [n, r]: four interleaved partial sums, which hide the latency of
+// the few columns that r is, added as (0 + 1) + (2 + 3).
+template <class V, int T, bool Part>
+ZK_INLINE void fold_block(const float* flat, int64_t stride, int64_t n, const float* middle, int64_t r, float* s, int part) {
+  using F = typename V::F;
+  F sum[T][4];
+  ZK_UNROLL for (int t = 0; t < T; ++t) {
+    ZK_UNROLL for (int j = 0; j < 4; ++j) sum[t][j] = V::broadcast(0.0f);
+  }
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    ZK_UNROLL for (int j = 0; j < 4; ++j) {
+      const F v = load<V, ZK_F32, Part>(middle + (i + j) * r, part);
+      ZK_UNROLL for (int t = 0; t < T; ++t) sum[t][j] = V::fma(V::broadcast(flat[t * stride + i + j]), v, sum[t][j]);
+    }
+  }
+  ZK_UNROLL for (int j = 0; j < 3; ++j) {
+    if (i + j < n) {
+      const F v = load<V, ZK_F32, Part>(middle + (i + j) * r, part);
+      ZK_UNROLL for (int t = 0; t < T; ++t) sum[t][j] = V::fma(V::broadcast(flat[t * stride + i + j]), v, sum[t][j]);
+    }
+  }
+  ZK_UNROLL for (int t = 0; t < T; ++t) {
+    store<V, ZK_F32, Part>(s + t * r, V::add(V::add(sum[t][0], sum[t][1]), V::add(sum[t][2], sum[t][3])), part);
+  }
+}
+
+template <class V>
+void fold(const float* flat, int64_t stride, int64_t rows, int64_t n, const float* middle, int64_t r, float* s) {
+  constexpr int T = V::kLanes == 16 ? 4 : 2;
+  for (int64_t row = 0; row < rows;) {
+    const bool many = row + T <= rows;
+    const float* from = flat + row * stride;
+    for (int64_t c = 0; c < r; c += V::kLanes) {
+      const int part = static_cast<int>(r - c);
+      float* to = s + row * r + c;
+      if (part >= V::kLanes) {
+        if (many) fold_block<V, T, false>(from, stride, n, middle + c, r, to, 0);
+        else fold_block<V, 1, false>(from, stride, n, middle + c, r, to, 0);
+      } else {
+        if (many) fold_block<V, T, true>(from, stride, n, middle + c, r, to, part);
+        else fold_block<V, 1, true>(from, stride, n, middle + c, r, to, part);
+      }
+    }
+    row += many ? T : 1;
+  }
+}
+
+// --- the input side
+
+template <class V>
+struct Registers {  // accumulators of project(): all but what x, a broadcast and a margin take
+  static constexpr int kSums = V::kLanes == 16 ? 24 : 12;
+  static constexpr int kRanks = V::kLanes == 16 ? 8 : 6;
+};
+
+// t[row, b, k] = sum_i left[i, b] x[row, i, k] for T rows and B ranks from `left` on. A vector that
+// would reach beyond the row's end is loaded in part; elsewhere the lanes beyond K are computed and dropped.
+template <class V, int Dtype, int T, int B>
+void project_block(const TtShape& g, const float* left, const typename Lane<V, Dtype>::T* x, int64_t stride, float* t) {
+  using F = typename V::F;
+  constexpr int L = V::kLanes;
+  const int64_t K = g.in_cols, t_stride = g.in_rank * K;
+  for (int64_t k = 0; k < K; k += L) {
+    F sum[T][B];
+    ZK_UNROLL for (int r = 0; r < T; ++r) {
+      ZK_UNROLL for (int b = 0; b < B; ++b) sum[r][b] = V::broadcast(0.0f);
+    }
+    auto add = [&](int64_t i, const F(&v)[T]) __attribute__((always_inline)) {
+      ZK_UNROLL for (int b = 0; b < B; ++b) {
+        const F l = V::broadcast(left[i * g.in_rank + b]);
+        ZK_UNROLL for (int r = 0; r < T; ++r) sum[r][b] = V::fma(l, v[r], sum[r][b]);
+      }
+    };
+    const int64_t room = g.in - k - L;
+    const int64_t whole = room < 0 ? 0 : least(g.in_rows, room / K + 1);
+    for (int64_t i = 0; i < whole; ++i) {
+      F v[T];
+      ZK_UNROLL for (int r = 0; r < T; ++r) v[r] = Lane<V, Dtype>::load(x + r * stride + i * K + k);
+      add(i, v);
+    }
+    for (int64_t i = whole; i < g.in_rows; ++i) {
+      F v[T];
+      const int part = static_cast<int>(g.in - i * K - k);
+      ZK_UNROLL for (int r = 0; r < T; ++r) v[r] = Lane<V, Dtype>::load_part(x + r * stride + i * K + k, part);
+      add(i, v);
+    }
+    ZK_UNROLL for (int r = 0; r < T; ++r) {
+      ZK_UNROLL for (int b = 0; b < B; ++b) {
+        float* to = t + r * t_stride + b * K + k;
+        if (K - k >= L) V::store(to, sum[r][b]);
+        else V::store_part(to, sum[r][b], static_cast<int>(K - k));
+      }
+    }
+  }
+}
+
+template <class V, int Dtype, int T>
+void project_ranks(const TtShape& g, int64_t ranks, const float* left, const typename Lane<V, Dtype>::T* x,
+                   int64_t stride, float* t) {
+#define ZK_CASE(B)                                                                                               \
+  case B:                                                                                                        \
+    if constexpr (T * B <= Registers<V>::kSums && B <= Registers<V>::kRanks) project_block<V, Dtype, T, B>(g, left, x, stride, t); \
+    return;
+  switch (ranks) { ZK_CASE(1) ZK_CASE(2) ZK_CASE(3) ZK_CASE(4) ZK_CASE(5) ZK_CASE(6) ZK_CASE(7) ZK_CASE(8) }
+#undef ZK_CASE
+}
+
+template <class V, int Dtype>
+void project(const TtShape& g, const float* left, const typename Lane<V, Dtype>::T* x, int64_t stride, int64_t rows, float* t) {
+  constexpr int kRanks = Registers<V>::kRanks, kSums = Registers<V>::kSums;
+  const int64_t blocks = (g.in_rank + kRanks - 1) / kRanks, t_stride = g.in_rank * g.in_cols;
+  const int64_t most = (g.in_rank + blocks - 1) / blocks;
+  const int at_once = 4 * most <= kSums ? 4 : 2 * most <= kSums ? 2 : 1;
+  for (int64_t row = 0; row < rows;) {
+    const int n = row + at_once <= rows ? at_once : row + 2 <= rows && at_once > 2 ? 2 : 1;
+    for (int64_t b = 0; b < g.in_rank;) {
+      const int64_t ranks = least(most, g.in_rank - b);
+      const auto* from = x + row * stride;
+      float* to = t + row * t_stride + b * g.in_cols;
+      if (n == 4) project_ranks<V, Dtype, 4>(g, ranks, left + b, from, stride, to);
+      else if (n == 2) project_ranks<V, Dtype, 2>(g, ranks, left + b, from, stride, to);
+      else project_ranks<V, Dtype, 1>(g, ranks, left + b, from, stride, to);
+      b += ranks;
+    }
+    row += n;
+  }
+}
+
+template <class V, int Dtype>
+void reduce(const TtReady& layer, const typename Lane<V, Dtype>::T* x, int64_t stride, int64_t rows, float* t, float* s) {
+  const TtShape& g = layer.shape;
+  const float* flat = t;
+  int64_t flat_stride = g.in_rank * g.in_cols;
+  if (layer.left) {
+    project<V, Dtype>(g, layer.left, x, stride, rows, t);
+  } else if constexpr (Dtype == ZK_F32) {
+    flat = x, flat_stride = stride;
+  } else {
+    constexpr int L = V::kLanes;
+    for (int64_t row = 0; row < rows; ++row) {
+      int64_t c = 0;
+      for (; c + L <= g.in; c += L) V::store(t + row * g.in + c, Lane<V, Dtype>::load(x + row * stride + c));
+      const int part = static_cast<int>(g.in - c);
+      if (part) V::store_part(t + row * g.in + c, Lane<V, Dtype>::load_part(x + row * stride + c, part), part);
+    }
+  }
+  fold<V>(flat, flat_stride, rows, g.in_rank * g.in_cols, layer.middle, g.rank, s);
+}
+
+// --- the output side
+
+template <class V, class End>
+ZK_INLINE void spread(const TtReady& layer, const float* s, int64_t rows, float* u, const End& end) {
+  const TtShape& g = layer.shape;
+  const int64_t stride = g.out_rows * g.out_rank;
+  const float* from = s;
+  if (layer.outer) {
+    multiply<V>(s, g.rank, layer.outer, stride, u, stride, rows, g.rank, stride);
+    from = u;
+  }
+  in_blocks(rows, [&](int64_t r, auto count) __attribute__((always_inline)) {
+    for (int64_t j = 0; j < g.out_rows; ++j) {
+      columns<V, decltype(count)::value>(from + r * stride + j * g.out_rank, stride, layer.right, g.out_cols,
+                                         g.out_rank, g.out_cols, end, static_cast<int>(r), j * g.out_cols);
+    }
+  });
+}
+
+template <class V, bool Part>
+ZK_INLINE typename V::F bias_or_zero(const float* bias, int64_t column, int part) {
+  return bias ? load<V, ZK_F32, Part>(bias + column, part) : V::broadcast(0.0f);
+}
+
+template <class V, int Dtype>
+struct Write {  // y = bias + sum
+  typename Lane<V, Dtype>::T* y;
+  int64_t stride;
+  const float* bias;
+  template <bool Part> ZK_ALWAYS typename V::F begin(int64_t column, int part) const { return bias_or_zero<V, Part>(bias, column, part); }
+  template <bool Part> ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
+    store<V, Dtype, Part>(y + row * stride + column, v, part);
+  }
+};
+
+template <class V, int XDtype, int YDtype>
+struct AddScaled {  // y = x + scale * (bias + sum)
+  const typename Lane<V, XDtype>::T* x;
+  int64_t x_stride;
+  typename Lane<V, YDtype>::T* y;
+  int64_t y_stride;
+  const float* bias;
+  float scale;
+  template <bool Part> ZK_ALWAYS typename V::F begin(int64_t column, int part) const { return bias_or_zero<V, Part>(bias, column, part); }
+  template <bool Part> ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
+    const auto residual = load<V, XDtype, Part>(x + row * x_stride + column, part);
+    store<V, YDtype, Part>(y + row * y_stride + column, V::fma(V::broadcast(scale), v, residual), part);
+  }
+};
+
+// --- whole layers
+
+template <class V, int XDtype, int YDtype>
+void run_linear(const TtReady& layer, const TtRows& io, const TtWork& sizes, float* s) {
+  float *t = s + padded(sizes.s), *u = t + padded(sizes.t);
+  const auto* x = static_cast<const typename Lane<V, XDtype>::T*>(io.x);
+  auto* y = static_cast<typename Lane<V, YDtype>::T*>(io.y);
+  for (int64_t row = 0; row < io.rows; row += kTileRows) {
+    const int64_t rows = least(kTileRows, io.rows - row);
+    reduce<V, XDtype>(layer, x + row * io.x_stride, io.x_stride, rows, t, s);
+    spread<V>(layer, s, rows, u, Write<V, YDtype>{y + row * io.y_stride, io.y_stride, layer.bias});
+  }
+}
+
+template <class V>
+void activate_all(float* h, int64_t n, int activation) {
+  if (activation == ZK_IDENTITY) return;
+  int64_t i = 0;
+  for (; i + V::kLanes <= n; i += V::kLanes) V::store(h + i, activate<V>(V::load(h + i), activation));
+  if (i < n) V::store_part(h + i, activate<V>(V::load_part(h + i, static_cast<int>(n - i)), activation), static_cast<int>(n - i));
+}
+
+template <class V, int XDtype, int YDtype>
+void run_adapter(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& io,
+                 const TtWork& sizes, float* s) {
+  float *t = s + padded(sizes.s), *u = t + padded(sizes.t), *hidden = u + padded(sizes.u);
+  const int64_t width = down.shape.out;
+  for (int64_t row = 0; row < io.rows; row += kTileRows) {
+    const int64_t rows = least(kTileRows, io.rows - row);
+    const auto* x = static_cast<const typename Lane<V, XDtype>::T*>(io.x) + row * io.x_stride;
+    auto* y = static_cast<typename Lane<V, YDtype>::T*>(io.y) + row * io.y_stride;
+    reduce<V, XDtype>(down, x, io.x_stride, rows, t, s);
+    spread<V>(down, s, rows, u, Write<V, ZK_F32>{hidden, width, down.bias});
+    activate_all<V>(hidden, rows * width, activation);
+    reduce<V, ZK_F32>(up, hidden, width, rows, t, s);
+    spread<V>(up, s, rows, u, AddScaled<V, XDtype, YDtype>{x, io.x_stride, y, io.y_stride, up.bias, scale});
+  }
+}
+
+template <class V>
+constexpr TtTable make_tt_table() {
+  return TtTable{
+      multiply<V>,
+      {{run_linear<V, ZK_F32, ZK_F32>, run_linear<V, ZK_F32, ZK_F32>},
+       {run_linear<V, ZK_BF16, ZK_BF16>, run_linear<V, ZK_BF16, ZK_F32>},
+       {run_linear<V, ZK_F16, ZK_F16>, run_linear<V, ZK_F16, ZK_F32>}},
+      {{run_adapter<V, ZK_F32, ZK_F32>, run_adapter<V, ZK_F32, ZK_F32>},
+       {run_adapter<V, ZK_BF16, ZK_BF16>, run_adapter<V, ZK_BF16, ZK_F32>},
+       {run_adapter<V, ZK_F16, ZK_F16>, run_adapter<V, ZK_F16, ZK_F32>}},
+  };
+}
+
+}  // namespace
+}  // namespace zk
