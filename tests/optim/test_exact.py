@@ -279,6 +279,40 @@ def test_sees_every_weight_perturbed(kind: type[nn.Module], dtype: torch.dtype) 
     assert exact(optimizer).repeated == (5 if attention else bool(MODULES[kind]))
 
 
+FAMILIES: dict[str, tuple[str, dict[str, int], set[str]]] = {
+    "llama-tied": ("Llama", {"num_attention_heads": 4, "tie_word_embeddings": True}, set()),
+    "gpt2-conv1d": ("GPT2", {"n_head": 4, "n_positions": 16}, set()),
+    # its mixer reads the convolution's and the step projection's weights itself
+    "mamba": ("Mamba", {"state_size": 4}, {"conv1d", "dt_proj"}),
+}
+
+
+@pytest.mark.parametrize("family, options, covered", FAMILIES.values(), ids=FAMILIES.keys())
+def test_language_models(family: str, options: dict[str, int], covered: set[str]) -> None:
+    transformers = pytest.importorskip("transformers")
+    names = {"GPT2": "GPT2LMHeadModel"}
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=32, hidden_size=16, num_hidden_layers=2, **options
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, names.get(family, f"{family}ForCausalLM"))(config).bfloat16()
+    model.eval()
+    twin = copy.deepcopy(model)
+    tokens = torch.arange(16).view(2, 8)
+
+    def closure_of(module: nn.Module) -> Callable[[], Tensor]:
+        return lambda: module(input_ids=tokens, labels=tokens).loss
+
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    snapshot = MeZO(twin, 1e-3, EPS, restore="snapshot")
+    for _ in range(3):
+        optimizer.step(closure_of(model))
+        snapshot.step(closure_of(twin))
+        assert optimizer.last.losses == snapshot.last.losses
+    assert same(values(model), values(twin))
+    assert {name.split(".")[-2] for name in exact(optimizer).covered} == covered
+
+
 def test_a_read_that_begins_later_is_found() -> None:
     """A branch taken for the first time in a later step: its weight was due and not swapped in."""
 

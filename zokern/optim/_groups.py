@@ -84,9 +84,15 @@ def as_groups(params: nn.Module | Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
-    """Checks a group's options and leaves its trainable parameters in it."""
+    """Checks a group's options and leaves its trainable parameters in it.
+
+    Raises:
+        TypeError: an entry is no tensor, or its dtype is not supported.
+        ValueError: an option is out of range, or a parameter occurs twice.
+    """
     check_options({**defaults, **{k: v for k, v in group.items() if k != "params"}})
     kept: list[Any] = []
+    seen: dict[int, str] = {}
     for i, entry in enumerate(_entries(group["params"])):
         name, p = entry if isinstance(entry, tuple) else (f"params[{i}]", entry)
         if not isinstance(p, Tensor):
@@ -96,6 +102,9 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
         if p.dtype not in DTYPES:
             known = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
             raise TypeError(f"{name} has dtype {p.dtype}; supported: {known}")
+        if id(p) in seen:
+            raise ValueError(f"{name} is the same tensor as {seen[id(p)]}")
+        seen[id(p)] = name
         kept.append(entry)
     group["params"] = kept
 
@@ -105,19 +114,15 @@ def check_trainables(groups: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor],
     several objects, the first stands for all.
 
     Raises:
-        ValueError: there is none, one occurs twice, or two overlap in part.
+        ValueError: there is none, or two overlap in part.
     """
     params: list[Tensor] = []
     names: list[str] = []
-    seen: dict[int, str] = {}
     places: dict[tuple[object, ...], str] = {}
     for g, group in enumerate(groups):
         labels = group.get("param_names") or [f"params[{i}]" for i in range(len(group["params"]))]
         for label, p in zip(labels, group["params"]):
             name = label if len(groups) == 1 or "param_names" in group else f"group {g} {label}"
-            if id(p) in seen:
-                raise ValueError(f"{name} is the same tensor as {seen[id(p)]}")
-            seen[id(p)] = name
             place = (p.data_ptr(), p.device, p.dtype, tuple(p.shape), p.stride())
             if p.numel() and p.data_ptr() and place in places:
                 continue
