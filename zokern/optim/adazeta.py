@@ -53,7 +53,7 @@ class AdaZeta(ZerothOrderOptimizer):
         distribution: of z, "gaussian" or "rademacher".
         restore: see `ZerothOrderOptimizer`. "auto" is "snapshot" where the trainables are at most 1/16
             of the module, and in parallel, where nothing is displaced and so nothing copied.
-        lazy, rounding, seed, module: see `ZerothOrderOptimizer`.
+        lazy, rounding, seed, module: see `ZerothOrderOptimizer`. In parallel `lazy` has no effect.
 
     `lr`, `eps` and `weight_decay` may differ between param groups.
 
@@ -116,7 +116,7 @@ class AdaZeta(ZerothOrderOptimizer):
                     f"restore must be 'auto' or 'snapshot' with queries='parallel', which displaces no "
                     f"weight, got {restore!r}"
                 )
-            restore = "snapshot"
+            restore, lazy = "snapshot", False  # no displacement, so nothing to fuse with
         elif restore == "auto" and root is not None and _is_small(root):
             restore = "snapshot"
         super().__init__(

@@ -1,0 +1,312 @@
+"""Several perturbed copies of a small trainable set, evaluated by one forward of the frozen rest.
+
+A zeroth-order step of Q queries evaluates 2Q points. Where the trainable set is small (adapters, LoRA,
+a head), all 2Q perturbed copies exist at once and the batch is repeated 2Q times: row block p of every
+activation belongs to copy p, and each trainable module applies copy p to block p. A frozen module
+never knows.
+
+`BatchedCopies` does that behind an ordinary closure. It takes the place of the model's `forward` while
+the closure runs: the first run's calls are evaluated for all copies and kept, and the closure gets the
+rows of copy 0; it is then run once per further copy and gets that copy's rows, with no forward. So the
+closure is what it would be in a loop, its loss may be of any kind, and it is called as often.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import ops
+from .packed import PackedModule, _Home
+
+__all__ = ["BatchedCopies", "Point", "Trainable"]
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A trainable tensor: its stream of noise and its param group."""
+
+    tensor: Tensor
+    stream: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point to evaluate: weights + scales[group] * z(seed)."""
+
+    seed: int
+    scales: tuple[float, ...]
+
+
+class _Outside:
+    """In force while a closure runs, outside the model's own forward."""
+
+    def noise(self, module: PackedModule) -> object:
+        raise RuntimeError(
+            "the closure runs a part of the model on its own; with queries='parallel' it must call the "
+            "module that the optimizer was given (queries='loop' takes any closure)"
+        )
+
+
+class _Inside:
+    """In force within the forward: copy p's noise for row block p."""
+
+    def __init__(self, points: Sequence[Point], trainables: Sequence[Trainable], distribution: str) -> None:
+        self._noise = {
+            id(t.tensor): ops.TTNoise(
+                seeds=[point.seed for point in points],
+                scales=[point.scales[t.group] for point in points],
+                offsets=[],
+                stream=t.stream,
+                distribution=distribution,
+            )
+            for t in trainables
+        }
+
+    def noise(self, module: PackedModule) -> ops.TTNoise | None:
+        noise = self._noise.get(id(module.home.flat))
+        return None if noise is None else noise.at(module.offsets)  # None: frozen, shared by all
+
+
+def linear_copies(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:  # x [P*B, ..., in], weight [P, out, in], bias [P, out]
+    """`F.linear` with row block p of x under weight[p] and bias[p]."""
+    blocks = x.reshape(len(weight), -1, x.shape[-1])
+    if bias is None:
+        y = torch.bmm(blocks, weight.transpose(1, 2))
+    else:
+        y = torch.baddbmm(bias[:, None], blocks, weight.transpose(1, 2))
+    return y.reshape(*x.shape[:-1], weight.shape[1])
+
+
+@dataclass
+class _Call:
+    """One call of the model by the closure: what it was given, and every copy's output."""
+
+    inputs: tuple[Any, Any]
+    outputs: list[Any] = field(default_factory=list)  # one a copy
+
+
+class BatchedCopies:
+    """Evaluates a closure at several points with one forward.
+
+    Args:
+        root: the module that the closure calls.
+        trainables: what differs between the copies.
+        distribution: of the noise.
+        max_parallel: most copies in one forward; None: all.
+
+    Raises:
+        ValueError: a module with trainables cannot have copies of its own, named.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        trainables: Sequence[Trainable],
+        *,
+        distribution: str = "gaussian",
+        max_parallel: int | None = None,
+    ) -> None:
+        self.root = root
+        self.distribution = distribution
+        self.max_parallel = max_parallel
+        self._packed: list[Trainable] = []
+        self.homes: list[_Home] = []
+        self.linears: list[nn.Linear] = []
+        self._calls: list[_Call] = []
+        self._points: list[Point] = []
+        self._copy = self._at = 0
+        known = {id(t.tensor): t for t in trainables}
+        for name, module in root.named_modules():
+            own = [p for p in module._parameters.values() if p is not None and id(p) in known]
+            if isinstance(module, _Home):
+                self.homes += [module]
+                self._packed += [known[id(p)] for p in own]
+            elif type(module) is nn.Linear and own and "forward" not in module.__dict__:
+                self.linears += [module]
+            elif own:
+                raise ValueError(
+                    f"queries='parallel': {name or 'the model'} ({type(module).__name__}) is trained "
+                    f"and cannot have several copies at once; TT layers and plain nn.Linear can. "
+                    f"Use queries='loop'"
+                )
+        self._own = {
+            id(linear): [known.get(id(p)) for p in (linear.weight, linear.bias)] for linear in self.linears
+        }
+
+    @contextlib.contextmanager
+    def at(self, points: Sequence[Point]) -> Iterator[None]:
+        """Within it, `run(closure, i)` gives the closure's value at `points[i]`."""
+        forward = self.root.__dict__.get("forward")
+        self._forward: Callable[..., Any] = self.root.forward
+        self._points, self._calls = list(points), []
+        for home in self.homes:
+            home.copies = _Outside()
+        self.root.forward = self._answer  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.root.forward
+            if forward is not None:
+                self.root.forward = forward  # type: ignore[method-assign]
+            for home in self.homes:
+                home.copies = None
+            self._calls = []
+            del self._forward
+
+    def run(self, closure: Callable[[], Any], index: int) -> Any:
+        """The closure's value at `points[index]`; in order, 0 first."""
+        self._copy, self._at = index, 0
+        value = closure()
+        if self._at != len(self._calls):
+            raise RuntimeError(_DIFFERS.format(f"{self._at} calls after {len(self._calls)}"))
+        return value
+
+    def _answer(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward, as the closure sees it."""
+        if self._at == len(self._calls):
+            if self._copy > 0:
+                raise RuntimeError(_DIFFERS.format("one call more than before"))
+            self._calls.append(_Call((args, kwargs), self._evaluate(args, kwargs)))
+        call = self._calls[self._at]
+        if not _same((args, kwargs), call.inputs):
+            raise RuntimeError(_DIFFERS.format("other inputs than before"))
+        self._at += 1
+        return call.outputs[self._copy]
+
+    def _evaluate(self, args: Any, kwargs: Any) -> list[Any]:
+        """Outputs of all copies."""
+        for name, module in self.root.named_modules():
+            if isinstance(module, _BatchNorm) and module.training:
+                raise RuntimeError(
+                    f"{name} is a batch norm in training mode, which would mix the copies' rows; call "
+                    f"model.eval(), or use queries='loop'"
+                )
+        most = self.max_parallel or len(self._points)
+        outputs: list[Any] = []
+        for first in range(0, len(self._points), most):
+            points = self._points[first : first + most]
+            count = len(points)
+            inside = _Inside(points, self._packed, self.distribution)
+            with self._installed(points):
+                for home in self.homes:
+                    home.copies = inside
+                try:
+                    batched = self._forward(*_repeat(args, count), **_repeat(kwargs, count))
+                finally:
+                    for home in self.homes:
+                        home.copies = _Outside()
+            outputs += [_rows(batched, p, count) for p in range(count)]
+        return outputs
+
+    @contextlib.contextmanager
+    def _installed(self, points: Sequence[Point]) -> Iterator[None]:
+        """Gives the trained linear layers their copies."""
+        try:
+            for linear in self.linears:
+                weight, bias = self._copied(linear, points)
+
+                def forward(x: Tensor, weight: Tensor = weight, bias: Any = bias) -> Tensor:
+                    return linear_copies(x, weight, bias)
+
+                linear.forward = forward  # type: ignore[method-assign, assignment]
+            yield
+        finally:
+            for linear in self.linears:
+                linear.__dict__.pop("forward", None)
+
+    def _copied(self, linear: nn.Linear, points: Sequence[Point]) -> tuple[Tensor, Tensor | None]:
+        copies: list[Tensor | None] = []
+        for tensor, own in zip((linear.weight, linear.bias), self._own[id(linear)]):
+            if tensor is None or own is None:
+                copies.append(None if tensor is None else tensor.expand(len(points), *tensor.shape))
+                continue
+            stacked = torch.empty(len(points), *tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            for point, out in zip(points, stacked):
+                ops.perturb_(
+                    [tensor],
+                    [point.seed],
+                    [point.scales[own.group]],
+                    streams=[own.stream],
+                    distribution=self.distribution,
+                    out=[out],
+                )
+            copies.append(stacked)
+        assert copies[0] is not None
+        return copies[0], copies[1]
+
+
+_DIFFERS = (
+    "queries='parallel': the closure must call the model in the same way each time it is run, but "
+    "made {}. A closure whose inputs depend on the model's outputs (generation) or that draws its batch "
+    "itself needs queries='loop', or the batch drawn outside"
+)
+
+
+def _repeat(value: Any, count: int) -> Any:
+    """`value` with every tensor of one dimension or more repeated along the first, block by block."""
+    if isinstance(value, Tensor):
+        return value.repeat(count, *[1] * (value.dim() - 1)) if value.dim() else value
+    return _map(value, lambda v: _repeat(v, count))
+
+
+def _rows(value: Any, index: int, count: int) -> Any:
+    """Block `index` of `count` of every tensor in an output."""
+    if isinstance(value, Tensor):
+        if value.dim() == 0 or len(value) % count:
+            raise RuntimeError(
+                f"queries='parallel': the model returned a tensor of shape {tuple(value.shape)}, which "
+                f"does not divide among {count} copies. Compute the loss in the closure, from outputs "
+                f"that have the batch first (logits; no labels= argument), or use queries='loop'"
+            )
+        size = len(value) // count
+        return value[index * size : (index + 1) * size]
+    return _map(value, lambda v: _rows(v, index, count))
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A container of the same kind with changed entries; anything else as it is."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(change, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(change, value))
+    if isinstance(value, Mapping):
+        if type(value) is dict:
+            return {key: change(entry) for key, entry in value.items()}
+        changed: Any = copy.copy(value)
+        for key in list(value):
+            changed[key] = change(value[key])
+        return changed
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two inputs are equal, tensors by value."""
+    if one is other:
+        return True
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return (
+            isinstance(one, Tensor)
+            and isinstance(other, Tensor)
+            and one.shape == other.shape
+            and one.dtype == other.dtype
+            and torch.equal(one, other)
+        )
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError, TypeError):
+        return True  # no notion of equality

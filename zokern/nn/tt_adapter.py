@@ -1,0 +1,210 @@
+"""A bottleneck adapter whose two projections are tensor trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .factorize import core_shapes, factorize
+from .init import fill_cores_
+from .packed import PackedModule, named_shapes
+
+__all__ = ["ACTIVATIONS", "TTAdapter"]
+
+ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "identity")
+_BIASES: dict[bool | str, tuple[bool, bool]] = {
+    True: (True, True),
+    False: (False, False),
+    "down": (True, False),
+    "up": (False, True),
+}
+
+
+class TTAdapter(PackedModule):
+    r"""y = x + scale * up(activation(down(x))), both projections tensor trains with float32 cores.
+
+    `down` is hidden x bottleneck with modes [hidden ascending | bottleneck descending], `up` its mirror
+    image. It starts as the identity, to the bit, whatever the dtype of x: the largest core of `up` is
+    zero (and its bias), all others are drawn, so that this core sees gradients at once.
+
+    Args:
+        hidden: features of x; any size, primes too.
+        bottleneck: features in between.
+        rank: inner TT-rank, or one for each inner boundary of `down` (mirrored for `up`); what the
+            sizes cannot make use of is clipped.
+        activation: "relu", "gelu", "silu", "tanh" or "identity".
+        scale: of what is added to x.
+        bias: True, False, "down" or "up": which projections have one. The up bias is as wide as the
+            model: at hidden 4096 and rank 5 it is 2 of 3 parameters.
+        init: "identity", or "gaussian": `up` is drawn in full, as the paper starts.
+        std: root mean square of the entries of (down, up) at the start; default
+            1 / sqrt(hidden) and 1 / sqrt(bottleneck). With "identity" that of `up` before its largest
+            core was zeroed.
+        modes: (factors of hidden, factors of bottleneck) as they stand in `down`.
+        generator: of the CPU, for the start values.
+        device: of the parameters.
+
+    Shape: (*, hidden) to the same; leading sizes of 1 stay.
+
+    Raises:
+        ValueError: a size, rank, mode, activation, bias, init or scale is out of its range.
+
+    Cost: no more than one read and one write of x, and 2 r (hidden + bottleneck) multiply-adds a token
+        (fewer, with shared prefixes: see `tt_adapter`).
+
+    Source: AdaZeta (Yang et al. 2024, arXiv:2406.18060), section 2.2 and figure 2.
+
+    Example:
+        >>> adapter = TTAdapter(4096, 64, rank=5)
+        >>> x = torch.randn(4, 1, 4096, dtype=torch.bfloat16)
+        >>> torch.equal(adapter(x), x)
+        True
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        bottleneck: int = 64,
+        rank: int | Sequence[int] = 5,
+        *,
+        activation: str = "relu",
+        scale: float = 1.0,
+        bias: bool | str = "down",
+        init: str = "identity",
+        std: tuple[float | None, float | None] = (None, None),
+        modes: tuple[Sequence[int], Sequence[int]] | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        for name, value in (("hidden", hidden), ("bottleneck", bottleneck)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+        if bias not in _BIASES:
+            raise ValueError(f"bias must be True, False, 'down' or 'up', got {bias!r}")
+        if init not in ("identity", "gaussian"):
+            raise ValueError(f"init must be 'identity' or 'gaussian', got {init!r}")
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale!r}")
+        if modes is None:
+            modes = (factorize(hidden), factorize(bottleneck, descending=True))
+        outer, inner = list(modes[0]), list(modes[1])
+        for side, size, name in ((outer, hidden, "hidden"), (inner, bottleneck, "bottleneck")):
+            if math.prod(side) != size:
+                raise ValueError(f"modes: {side} multiply to {math.prod(side)}, {name} is {size}")
+        down = core_shapes(outer, inner, rank)
+        up = [shape[::-1] for shape in reversed(down)]
+        has_down, has_up = _BIASES[bias]
+        # in the order in which `tt_adapter` takes the noise's offsets
+        super().__init__(
+            named_shapes(
+                down=down,
+                down_bias=[bottleneck] if has_down else None,
+                up=up,
+                up_bias=[hidden] if has_up else None,
+            ),
+            device,
+        )
+        self.hidden, self.bottleneck = hidden, bottleneck
+        self.hidden_modes, self.bottleneck_modes = outer, inner
+        self.activation, self.scale, self.bias = activation, float(scale), bias
+        self.count = len(down)  # cores of each projection
+        if not self.flat.is_meta:
+            self._fill(init, std, generator)
+
+    def _fill(
+        self,
+        init: str,
+        std: tuple[float | None, float | None],
+        generator: torch.Generator | None,
+    ) -> None:
+        down, up = self.down, self.up
+        for name, cores, size, value in (
+            ("down", down, self.hidden, std[0]),
+            ("up", up, self.bottleneck, std[1]),
+        ):
+            value = size**-0.5 if value is None else value
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"std of {name} must be finite and >= 0, got {value!r}")
+            with torch.no_grad():
+                fill_cores_(cores, value, generator)
+        if init == "identity":
+            with torch.no_grad():
+                max(up, key=Tensor.numel).zero_()
+
+    def _projections(
+        self, device: torch.device | None = None
+    ) -> tuple[list[Tensor], Tensor | None, list[Tensor], Tensor | None]:
+        """down, down_bias, up, up_bias."""
+        parts, n = self.parts(device), self.count
+        has_down, has_up = _BIASES[self.bias]
+        middle = n + has_down
+        return (
+            list(parts[:n]),
+            parts[n] if has_down else None,
+            list(parts[middle : middle + n]),
+            parts[middle + n] if has_up else None,
+        )
+
+    @property
+    def down(self) -> list[Tensor]:
+        """Views of the cores of the down projection."""
+        return self._projections()[0]
+
+    @property
+    def down_bias(self) -> Tensor | None:
+        """View of the bias of the down projection, (bottleneck,)."""
+        return self._projections()[1]
+
+    @property
+    def up(self) -> list[Tensor]:
+        """Views of the cores of the up projection."""
+        return self._projections()[2]
+
+    @property
+    def up_bias(self) -> Tensor | None:
+        """View of the bias of the up projection, (hidden,)."""
+        return self._projections()[3]
+
+    def delta(self) -> tuple[Tensor, Tensor]:
+        """The two matrices, (hidden, bottleneck) and (bottleneck, hidden): for export and tests."""
+        down = ops.tt_halves(self.down, len(self.hidden_modes))
+        up = ops.tt_halves(self.up, len(self.bottleneck_modes))
+        return down[0] @ down[1], up[0] @ up[1]
+
+    def forward(self, x: Tensor, *, inplace: bool = False) -> Tensor:
+        """The adapter's output.
+
+        Args:
+            x: (*, hidden), float32, bfloat16 or float16.
+            inplace: write over x (ignored where gradients are recorded).
+        """
+        if x.shape[-1] != self.hidden:
+            raise ValueError(f"x must end in hidden = {self.hidden} features, got shape {tuple(x.shape)}")
+        down, down_bias, up, up_bias = self._projections(x.device)
+        return ops.tt_adapter(
+            x,
+            down,
+            up,
+            down_split=len(self.hidden_modes),
+            up_split=len(self.bottleneck_modes),
+            down_bias=down_bias,
+            up_bias=up_bias,
+            activation=self.activation,
+            scale=self.scale,
+            out=x if inplace and not torch.is_grad_enabled() else None,
+            noise=self.noise(),
+        )
+
+    def extra_repr(self) -> str:
+        modes = f"{'x'.join(map(str, self.hidden_modes))}|{'x'.join(map(str, self.bottleneck_modes))}"
+        ranks = [shape[-1] for shape in list(self.shapes.values())[: self.count - 1]]
+        return (
+            f"hidden={self.hidden}, bottleneck={self.bottleneck}, modes={modes}, ranks={ranks}, "
+            f"activation={self.activation}, scale={self.scale:g}, bias={self.bias!r}"
+        )

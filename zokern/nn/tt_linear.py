@@ -1,0 +1,196 @@
+"""A linear layer whose weight is a tensor train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from .factorize import core_shapes, factorize
+from .init import fill_cores_
+from .packed import PackedModule, named_shapes
+from .tt_svd import tt_svd
+
+__all__ = ["TTLinear"]
+
+Modes = tuple[Sequence[int], Sequence[int]]
+
+
+def resolve_modes(
+    in_features: int, out_features: int, modes: Modes | None, parts: int = 3
+) -> tuple[list[int], list[int]]:
+    """The given modes, checked against the sizes, or near-balanced ones of `parts` factors a side."""
+    for name, value in (("in_features", in_features), ("out_features", out_features)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if modes is None:
+        return factorize(in_features, parts), factorize(out_features, parts, descending=True)
+    if len(modes) != 2:
+        raise ValueError(f"modes must be (factors of in, factors of out), got {modes!r}")
+    sides = (list(modes[0]), list(modes[1]))
+    for side, size, name in zip(sides, (in_features, out_features), ("in", "out")):
+        if math.prod(side) != size:
+            raise ValueError(f"modes: {side} multiply to {math.prod(side)}, but {name}_features is {size}")
+    return sides
+
+
+class TTLinear(PackedModule):
+    r"""y = x W + b with W (in x out) held as tensor-train cores, never formed in a forward.
+
+    .. math:: W = G_1 \cdots G_o \, G_{o+1} \cdots G_n, \quad G_i \in R^{r_{i-1} \times k_i \times r_i}
+
+    The cores of the input sizes contract to A (in x r), those of the output sizes to B (r x out), both
+    concurrently, and y = (x A) B + b. All parameters are float32 (the input may be 16-bit) and views of
+    one flat parameter, `flat`.
+
+    Args:
+        in_features, out_features: any sizes; primes too.
+        rank: inner TT-rank, or one for each of the inner boundaries; more than the sizes can make use
+            of is clipped.
+        modes: (factors of in, factors of out), as ([8, 8, 12], [4, 4, 4]); any number on either side.
+            Default: three near-balanced factors a side, ascending for in and descending for out.
+        bias: whether there is a bias, which starts at 0.
+        std: root mean square of W's entries at the start; default 1 / sqrt(in_features).
+        generator: of the CPU, for the start values.
+        device: of the parameters.
+
+    Shape: (*, in_features) to (*, out_features).
+
+    Raises:
+        ValueError: a size, mode or rank is not positive, or modes do not multiply to the sizes.
+
+    Source: Novikov et al. 2015, "Tensorizing neural networks"; AdaZeta (arXiv:2406.18060), section 3.2.
+
+    Example:
+        >>> layer = TTLinear(768, 64, rank=5)
+        >>> layer(torch.randn(2, 10, 768)).shape, layer.flat.numel()
+        (torch.Size([2, 10, 64]), 940)
+    """
+
+    tt_error: float | None = None
+    """Relative error of W made by `from_linear`: ||W - W_tt|| / ||W|| (Frobenius)."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int | Sequence[int] = 5,
+        *,
+        modes: Modes | None = None,
+        bias: bool = True,
+        std: float | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        in_modes, out_modes = resolve_modes(in_features, out_features, modes)
+        shapes = core_shapes(in_modes, out_modes, rank)
+        super().__init__(named_shapes(core=shapes, bias=[out_features] if bias else None), device)
+        self.in_features, self.out_features = in_features, out_features
+        self.in_modes, self.out_modes = in_modes, out_modes
+        self.split = len(in_modes)
+        self.has_bias = bias
+        std = in_features**-0.5 if std is None else std
+        if not (math.isfinite(std) and std >= 0):
+            raise ValueError(f"std must be finite and >= 0, got {std!r}")
+        if not self.flat.is_meta:
+            with torch.no_grad():
+                fill_cores_(self.cores, std, generator)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Module,
+        rank: int | Sequence[int] | None = None,
+        *,
+        tolerance: float | None = None,
+        modes: Modes | None = None,
+    ) -> TTLinear:
+        """The layer nearest to a dense one, by TT-SVD.
+
+        Args:
+            linear: an `nn.Linear`, or any module with such a weight (out, in) and bias.
+            rank: largest inner rank, or each of them.
+            tolerance: largest relative error of W (Frobenius), in [0, 1).
+            modes: see the class.
+
+        Returns:
+            A layer on the same device; its `tt_error` is the relative error reached.
+
+        Raises:
+            TypeError: `linear` has no weight matrix.
+            ValueError: neither rank nor tolerance is given, or one is out of range.
+        """
+        weight = getattr(linear, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() != 2:
+            raise TypeError(f"linear must have a weight matrix, got {type(linear).__name__}")
+        matrix = weight.detach().T
+        if hasattr(linear, "nf"):  # transformers' Conv1D, whose weight is (in, out)
+            matrix = weight.detach()
+        bias = getattr(linear, "bias", None)
+        n_in, n_out = matrix.shape
+        in_modes, out_modes = resolve_modes(n_in, n_out, modes)
+        cores, error = tt_svd(matrix, in_modes, out_modes, rank=rank, tolerance=tolerance)
+        layer = cls(
+            n_in,
+            n_out,
+            rank=[core.shape[-1] for core in cores[:-1]],
+            modes=(in_modes, out_modes),
+            bias=bias is not None,
+            device=weight.device,
+        )
+        with torch.no_grad():
+            for mine, core in zip(layer.cores, cores):
+                mine.copy_(core)
+            if bias is not None:
+                layer.parts()[-1].copy_(bias)
+        layer.tt_error = error
+        return layer
+
+    @property
+    def cores(self) -> list[Tensor]:
+        """Views of the cores, (r_{i-1}, k_i, r_i)."""
+        parts = self.parts()
+        return list(parts[:-1] if self.has_bias else parts)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """View of the bias, (out_features,)."""
+        return self.parts()[-1] if self.has_bias else None
+
+    @property
+    def ranks(self) -> list[int]:
+        """The inner ranks in use."""
+        count = len(self.in_modes) + len(self.out_modes)
+        return [shape[-1] for shape in list(self.shapes.values())[: count - 1]]
+
+    def weight(self) -> Tensor:
+        """W as `nn.Linear` has it, (out_features, in_features): for export and tests."""
+        left, right = ops.tt_halves(self.cores, self.split)
+        return (left @ right).T
+
+    def to_linear(self) -> nn.Linear:
+        """A dense float32 layer with this weight and bias."""
+        linear = nn.Linear(self.in_features, self.out_features, self.has_bias, device=self.home.flat.device)
+        with torch.no_grad():
+            linear.weight.copy_(self.weight())
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x must end in {self.in_features} features, got shape {tuple(x.shape)}")
+        parts = self.parts(x.device)
+        bias = parts[-1] if self.has_bias else None
+        cores = parts[:-1] if self.has_bias else parts
+        return ops.tt_linear(x, list(cores), self.split, bias, noise=self.noise())
+
+    def extra_repr(self) -> str:
+        modes = f"{'x'.join(map(str, self.in_modes))}|{'x'.join(map(str, self.out_modes))}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, modes={modes}, "
+            f"ranks={self.ranks}, bias={self.has_bias}"
+        )
