@@ -51,6 +51,10 @@ const char* zk_status_string(int status);
 int zk_cpu_best_isa(void);
 int zk_cpu_has_isa(int isa);
 
+/* Runs kernels on the threads of an OpenMP runtime that the process already has: the address of its
+ * GOMP_parallel, or null for threads made per call (the default). */
+void zk_cpu_use_openmp(void* gomp_parallel);
+
 int zk_cpu_perturb(const zk_tensor* tensors, int64_t n_tensors, const zk_move* move, int isa, int threads);
 
 /* The 256 normals of one tile (blocks 32 * tile ...), for any 64-bit block counter. */

@@ -104,26 +104,31 @@ def use_backend(backend: str, isa: str | None = None) -> Iterator[None]:
 def requested() -> tuple[str | None, str | None]:
     """(backend, isa) asked for by `use_backend` or the environment; None where nothing was asked."""
     choice = _choice.get()
-    backend = choice.backend or os.environ.get("ZOKERN_BACKEND") or None
-    isa = choice.isa or os.environ.get("ZOKERN_ISA") or None
-    if choice.backend is None:
-        _check_names(backend, None, "ZOKERN_BACKEND")
-    if choice.isa is None:
-        _check_names(None, isa, "ZOKERN_ISA")
-    return backend, isa
+    asked = _from_environment()
+    return choice.backend or asked.backend, choice.isa or asked.isa
+
+
+@functools.cache
+def _from_environment() -> _Choice:
+    """What the environment asks for, read once: a call of an op is to cost microseconds."""
+    backend, isa = os.environ.get("ZOKERN_BACKEND") or None, os.environ.get("ZOKERN_ISA") or None
+    _check_names(backend, None, "ZOKERN_BACKEND")
+    _check_names(None, isa, "ZOKERN_ISA")
+    return _Choice(backend, isa)
 
 
 def select(op: str, device_type: str) -> tuple[str, Callable[..., None]]:
     """The backend that serves `op` on `device_type`, and its function."""
-    asked, _ = requested()
+    return _select(op, device_type, requested()[0])
+
+
+@functools.cache
+def _select(op: str, device_type: str, asked: str | None) -> tuple[str, Callable[..., None]]:
     if asked is not None:
         reason = unavailable_reason(asked, device_type, op)
         if reason is not None:
             raise BackendUnavailable(f"backend {asked!r} was asked for but is unavailable: {reason}")
-        names: tuple[str, ...] = (asked,)
-    else:
-        names = PREFERENCE.get(device_type, ("reference",))
-    for name in names:
+    for name in (asked,) if asked else PREFERENCE.get(device_type, ("reference",)):
         module = _load(name)
         if not isinstance(module, str) and unavailable_reason(name, device_type, op) is None:
             return name, module.OPS[op]

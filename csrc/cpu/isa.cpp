@@ -1,5 +1,14 @@
-// Which instruction sets this machine runs.
+// What this machine and this process offer: instruction sets, an OpenMP runtime.
 #include "../zokern.h"
+#include "parallel.h"
+
+namespace zk {
+std::atomic<OpenMpParallel> openmp_parallel{nullptr};
+}  // namespace zk
+
+extern "C" void zk_cpu_use_openmp(void* gomp_parallel) {
+  zk::openmp_parallel = reinterpret_cast<zk::OpenMpParallel>(gomp_parallel);
+}
 
 extern "C" int zk_cpu_has_isa(int isa) {
   if (isa == ZK_PORTABLE) return 1;

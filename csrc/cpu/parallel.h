@@ -1,7 +1,9 @@
 // Runs body(item) for items 0 .. n-1 on up to `threads` threads, items handed out one by one.
 //
-// Threads are made for the call: 8 us each (2-core Xeon VM, Nov 2026) against the 200 us that an item
-// of perturb takes at least to be worth one, nothing to configure, and nothing to break after a fork.
+// Where the process has an OpenMP runtime (PyTorch brings one), its threads do the work: they are there,
+// and a pool of our own would fight them for the cores while they spin after a forward (exact mode on
+// SmolLM2 in bf16, which perturbs between layers: 459 ms a step with threads of our own). Else threads are
+// made for the call, 8 us each (2-core Xeon VM, Nov 2026).
 #pragma once
 
 #include <atomic>
@@ -12,14 +14,24 @@
 
 namespace zk {
 
+// GOMP_parallel(function, data, threads, flags) of libgomp, libiomp5 and libomp; null: none known
+using OpenMpParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+extern std::atomic<OpenMpParallel> openmp_parallel;
+
 template <class Body>
 void parallel_for(int64_t n, int threads, const Body& body) {
   std::atomic<int64_t> next{0};
   auto work = [&] {
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < n;) body(item);
   };
+  if (threads > n) threads = static_cast<int>(n);
+  if (threads <= 1) return work();
+  if (const OpenMpParallel run = openmp_parallel.load(std::memory_order_relaxed)) {
+    auto call = [](void* function) { (*static_cast<decltype(work)*>(function))(); };
+    return run(call, &work, static_cast<unsigned>(threads), 0);
+  }
   std::vector<std::thread> helpers;
-  for (int64_t i = 1; i < threads && i < n; ++i) {
+  for (int i = 1; i < threads; ++i) {
     try {
       helpers.emplace_back(work);
     } catch (const std::system_error&) {
