@@ -119,19 +119,19 @@ def _from_environment() -> _Choice:
 
 def select(op: str, device_type: str) -> tuple[str, Callable[..., None]]:
     """The backend that serves `op` on `device_type`, and its function."""
-    return _select(op, device_type, requested()[0])
+    name = _select(op, device_type, requested()[0])
+    return name, _load(name).OPS[op]  # type: ignore[union-attr]
 
 
 @functools.cache
-def _select(op: str, device_type: str, asked: str | None) -> tuple[str, Callable[..., None]]:
+def _select(op: str, device_type: str, asked: str | None) -> str:
     if asked is not None:
         reason = unavailable_reason(asked, device_type, op)
         if reason is not None:
             raise BackendUnavailable(f"backend {asked!r} was asked for but is unavailable: {reason}")
     for name in (asked,) if asked else PREFERENCE.get(device_type, ("reference",)):
-        module = _load(name)
-        if not isinstance(module, str) and unavailable_reason(name, device_type, op) is None:
-            return name, module.OPS[op]
+        if unavailable_reason(name, device_type, op) is None:
+            return name
     raise BackendUnavailable(f"no backend serves {op} on device type {device_type!r}")
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ._groups import check_trainables
-from ._hooks import land_before_use, owners
+from ._hooks import land_before_use, owners, places
 from .engine import Apply, Engine, InPlace, Snapshot, Trainables
 from .restore_exact import Exact, choose_restore
 
@@ -44,8 +44,8 @@ def build(
         restore = choose_restore(params, module)
     handles: list[RemovableHandle] = []
     engine: Engine
-    if restore == "exact":
-        engine = Exact(trainables, apply, rounding, owners=found)
+    if restore == "exact" and module is not None:
+        engine = Exact(trainables, apply, rounding, owners=places(module, found, params))
         handles += engine.handles
     else:
         engine = MODES[restore](trainables, apply, rounding)
