@@ -174,7 +174,9 @@ def train(
         _option(
             _TUNE,
             f"One of {', '.join(TUNINGS)}.",
-            show_default="lora; mlp: full; minilm: head",
+            "--tuning",
+            "--tune",
+            show_default="lora; adazeta: tt; mlp: full; minilm: head",
         ),
     ] = None,
     train_modules: Annotated[
@@ -191,6 +193,8 @@ def train(
         str | None,
         _option(_TUNE, "Linear layers that get LoRA, with commas.", show_default="query and value"),
     ] = None,
+    bottleneck: Annotated[int, _option(_TUNE, "Features inside a TT adapter.")] = 64,
+    rank: Annotated[int, _option(_TUNE, "TT-rank of a TT adapter's projections.")] = 5,
     lr: Annotated[
         float | None,
         _option(
@@ -213,8 +217,31 @@ def train(
         _option(
             _OPT,
             "Directions averaged per step: less noise, more forwards.",
-            show_default="1",
+            show_default="1; adazeta: by epoch",
         ),
+    ] = None,
+    query_schedule: Annotated[
+        bool,
+        _option(
+            _OPT,
+            "Directions by epoch e (AdaZeta's schedule, for any method): alpha e^beta, rounded down, "
+            "at least 1 and at most the maximum.",
+            "--query-schedule",
+        ),
+    ] = False,
+    query_alpha: Annotated[float, _option(_OPT, "Factor of the schedule.")] = 0.85,
+    query_beta: Annotated[float, _option(_OPT, "Exponent of the schedule.")] = 0.45,
+    query_max: Annotated[int, _option(_OPT, "Most directions of the schedule.")] = 20,
+    queries: Annotated[
+        str,
+        _option(
+            _OPT,
+            "adazeta: evaluate a step's perturbed copies in a loop, or in parallel, in one forward over "
+            "the batch repeated for each (adapters and heads; takes their activations' memory).",
+        ),
+    ] = "loop",
+    max_parallel: Annotated[
+        int | None, _option(_OPT, "Most copies in one forward.", show_default="all")
     ] = None,
     one_sided: Annotated[
         bool, _option(_OPT, "One shared base loss instead of pairs (queries + 1 forwards).")

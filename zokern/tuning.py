@@ -3,6 +3,7 @@
     full          every parameter
     lora          low-rank adapters on chosen linear layers, through peft; the rest frozen
     last-layers   the last N blocks and the head
+    tt            tensor-train adapters after attention and feed-forward blocks; the rest frozen
     head          the module that makes the logits
     modules       parameters whose names match glob patterns
 
@@ -38,6 +39,8 @@ class TuningOptions:
         lora_alpha: adapters are scaled by alpha / r.
         lora_targets: names of the linear layers that get adapters; empty: query and value
             projections, as peft knows them for the family.
+        bottleneck: features inside a TT adapter.
+        rank: TT-rank of its projections.
         seed: of the adapters' initialisation.
     """
 
@@ -46,6 +49,8 @@ class TuningOptions:
     lora_rank: int = 4
     lora_alpha: float = 8.0
     lora_targets: Sequence[str] = ()
+    bottleneck: int = 64
+    rank: int = 5
     seed: int = 0
 
 
@@ -143,25 +148,40 @@ def _lora(model: Classifier, options: TuningOptions) -> Tuned:
             reason = " ".join(str(error).split())
             raise UserError(f"LoRA cannot be added to {targets}: {reason[:200]}") from None
     # The adapters were put into model.lm itself; `wrapped` is kept for saving only.
-    for module in _untied(model.head_modules(), model):
-        module.requires_grad_(True)
-    extra = {
-        f"head.{name}": parameter
-        for module in _untied(model.head_modules(), model)
-        for name, parameter in module.named_parameters()
-    }
+    save_head = _thaw_untied(model)
 
     def save(folder: Path) -> list[Path]:
         before = set(folder.iterdir()) if folder.exists() else set()
         wrapped.save_pretrained(str(folder))
-        if extra:
-            from zokern.models.base import save_state
-
-            save_state(extra, folder / "head.safetensors")
+        if save_head:
+            save_head(folder)
         return sorted(set(folder.iterdir()) - before)
 
     description = f"LoRA r={options.lora_rank} on {', '.join(targets)}"
-    return Tuned(description + (" and the head" if extra else ""), save)
+    return Tuned(description + (" and the head" if save_head else ""), save)
+
+
+def _tt(model: Classifier, options: TuningOptions) -> Tuned:
+    if model.lm is None:
+        raise UserError("--tuning tt needs a transformer; this model has no such layers.")
+    from zokern.nn import add_tt_adapters, save_tt_adapters
+
+    lm = model.lm
+    generator = torch.Generator().manual_seed(options.seed)
+    try:
+        adapters = add_tt_adapters(lm, options.bottleneck, options.rank, generator=generator)
+    except ValueError as error:
+        raise UserError(f"TT adapters cannot be added to this model: {error}.") from None
+    model.requires_grad_(False)
+    adapters.requires_grad_(True)
+    save_head = _thaw_untied(model)
+
+    def save(folder: Path) -> list[Path]:
+        return sorted([*save_tt_adapters(lm, folder), *(save_head(folder) if save_head else [])])
+
+    count, rank = len(adapters.names), options.rank
+    description = f"{count} TT adapters, bottleneck {options.bottleneck}, rank {rank}"
+    return Tuned(description + (" and the head" if save_head else ""), save)
 
 
 def _query_value_names(lm: nn.Module) -> list[str]:
@@ -188,6 +208,23 @@ def _untied(modules: Sequence[nn.Module], model: Classifier) -> list[nn.Module]:
     return [module for module in modules if module is not embedding]
 
 
+def _thaw_untied(model: Classifier) -> Callable[[Path], list[Path]] | None:
+    """Trains a classification head beside adapters; how to save it, or None where there is none."""
+    heads = _untied(model.head_modules(), model)
+    for module in heads:
+        module.requires_grad_(True)
+    state = {f"head.{name}": p for module in heads for name, p in module.named_parameters()}
+    if not state:
+        return None
+
+    def save(folder: Path) -> list[Path]:
+        from zokern.models.base import save_state
+
+        return [save_state(state, folder / "head.safetensors")]
+
+    return save
+
+
 def _thaw(model: Classifier, modules: Sequence[nn.Module]) -> None:
     """Trains these modules only."""
     model.requires_grad_(False)
@@ -198,6 +235,7 @@ def _thaw(model: Classifier, modules: Sequence[nn.Module]) -> None:
 TUNINGS: dict[str, Tuning] = {
     "full": _full,
     "lora": _lora,
+    "tt": _tt,
     "last-layers": _last_layers,
     "head": _head,
     "modules": _modules,

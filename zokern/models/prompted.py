@@ -181,10 +181,12 @@ class PromptedClassifier(Classifier):
     def forward(self, batch: Batch) -> torch.Tensor:
         self._narrow_head()
         cache = None
-        if batch["prefix"].shape[1] > 0:
-            self._positions = batch["prefix"].new_zeros(1)  # this pass is for its keys and values
-            cache = self.lm(input_ids=batch["prefix"], use_cache=True).past_key_values
-            cache.batch_repeat_interleave(len(batch["ids"]))
+        prefix = batch["prefix"]
+        if prefix.shape[1] > 0:
+            self._positions = prefix.new_zeros(len(prefix))  # this pass is for its keys and values
+            cache = self.lm(input_ids=prefix, use_cache=True).past_key_values
+            # as many prefixes as the batch was repeated (parallel queries), each for its own rows
+            cache.batch_repeat_interleave(len(batch["ids"]) // len(prefix))
         arguments: dict[str, Any] = {} if self.masked else {"use_cache": cache is not None}
         if cache is not None:
             arguments["past_key_values"] = cache

@@ -232,6 +232,8 @@ class _Loop:
             "step": step,
             "loss": loss if math.isfinite(loss) else None,
             "lr": self.run.optimizer.param_groups[0]["lr"],
+            "epoch": self.progress(step).epoch,
+            "evaluations": len(self.run.optimizer.last.losses),
             "seconds": seconds,
             "seconds_outside_forward": outside,
         }

@@ -72,16 +72,26 @@ class Method:
     full_batch: int = 256
 
 
+def query_count(options: TrainOptions) -> Any:
+    """Queries a step as the optimizers take them: a number, or the schedule over epochs."""
+    if options.num_queries is not None:
+        return options.num_queries
+    from zokern.optim import QuerySchedule
+
+    assert options.train_size is not None and options.batch_size is not None  # resolved
+    per_epoch = -(-options.train_size // options.batch_size)
+    return QuerySchedule(options.query_alpha, options.query_beta, options.query_max, per_epoch)
+
+
 def _mezo(model: nn.Module, options: TrainOptions) -> Any:
     from zokern.optim import MeZO
 
-    # resolved
-    assert options.lr is not None and options.eps is not None and options.num_queries is not None
+    assert options.lr is not None and options.eps is not None  # resolved
     return MeZO(
         model,
         lr=options.lr,
         eps=options.eps,
-        num_queries=options.num_queries,
+        num_queries=query_count(options),
         one_sided=options.one_sided,
         momentum=options.momentum,
         weight_decay=options.weight_decay,
@@ -93,8 +103,29 @@ def _mezo(model: nn.Module, options: TrainOptions) -> Any:
     )
 
 
+def _adazeta(model: nn.Module, options: TrainOptions) -> Any:
+    from zokern.optim import AdaZeta
+
+    assert options.lr is not None and options.eps is not None  # resolved
+    return AdaZeta(
+        model,
+        lr=options.lr,
+        eps=options.eps,
+        schedule=query_count(options),
+        queries=options.queries,
+        max_parallel=options.max_parallel,
+        weight_decay=options.weight_decay,
+        distribution=options.distribution,
+        restore=options.restore,
+        lazy=options.lazy,
+        rounding=options.rounding,
+        seed=options.seed,
+    )
+
+
 METHODS: dict[str, Method] = {
     "mezo": Method(_mezo, "two forward passes a step (MeZO, Malladi et al. 2023)"),
+    "adazeta": Method(_adazeta, "queries that grow with the epoch (AdaZeta, Yang et al. 2024)"),
 }
 
 

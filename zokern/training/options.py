@@ -22,6 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "restore": ("auto", "inplace", "exact", "snapshot"),
     "rounding": ("stochastic", "nearest"),
     "scoring": ("auto", "label-words", "head"),
+    "queries": ("loop", "parallel"),
 }
 
 # Learning rate and perturbation scale where the user gives none, as (lr, eps). They were measured
@@ -68,11 +69,19 @@ class TrainOptions:
     lora_rank: int = 4
     lora_alpha: float = 32.0
     lora_targets: tuple[str, ...] = ()
+    bottleneck: int = 64
+    rank: int = 5
 
     # optimizer
     lr: float | None = None
     eps: float | None = None
     num_queries: int | None = None
+    query_schedule: bool = False
+    query_alpha: float = 0.85
+    query_beta: float = 0.45
+    query_max: int = 20
+    queries: str = "loop"
+    max_parallel: int | None = None
     one_sided: bool = False
     distribution: str = "gaussian"
     weight_decay: float = 0.0
@@ -103,12 +112,13 @@ class TrainOptions:
                 raise UserError(f"{_flag(name)} must be one of {', '.join(choices)}, got {value!r}.")
         positive: tuple[str, ...] = ("lr", "eps", "num_queries", "steps", "batch_size", "eval_batch_size")
         positive += ("max_words", "max_length", "train_size", "test_size", "lora_rank")
-        positive += ("lora_alpha", "last_layers", "checkpoint_every", "threads")
+        positive += ("lora_alpha", "last_layers", "checkpoint_every", "threads", "bottleneck", "rank")
+        positive += ("query_alpha", "query_max", "max_parallel")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"{_flag(name)} must be positive, got {value!r}.")
-        for name in ("weight_decay", "warmup_steps", "eval_every", "momentum"):
+        for name in ("weight_decay", "warmup_steps", "eval_every", "momentum", "query_beta"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{_flag(name)} must not be negative, got {value!r}.")
@@ -116,6 +126,10 @@ class TrainOptions:
             raise UserError(f"--momentum must be below 1, got {self.momentum!r}.")
         if not 0 <= self.seed < 1 << 64:
             raise UserError(f"--seed must be in [0, 2^64), got {self.seed}.")
+        if self.query_schedule and self.num_queries is not None:
+            raise UserError(f"--query-schedule says how many; drop --num-queries {self.num_queries}.")
+        if self.queries == "parallel" and self.method != "adazeta":
+            raise UserError(f"--queries parallel goes with --method adazeta, got {self.method}.")
         if self.train_modules and self.tuning not in (None, "modules"):
             raise UserError(f"--train-modules says what to train by itself; drop --tuning {self.tuning}.")
 
@@ -124,7 +138,8 @@ class TrainOptions:
         done = dataclasses.replace(self)
         done.model = done.model or task.default_model
         if done.tuning is None:
-            done.tuning = "modules" if done.train_modules else _DEFAULT_TUNING.get(done.model, "lora")
+            usual = "tt" if done.method == "adazeta" else "lora"
+            done.tuning = "modules" if done.train_modules else _DEFAULT_TUNING.get(done.model, usual)
         defaults = dict(_TASK_DEFAULTS.get((task.name, done.model, done.tuning), {}))
         lr, eps = _RATES.get(done.tuning, (1e-6, 1e-3))
         defaults = {
@@ -137,6 +152,8 @@ class TrainOptions:
             **task.defaults,
             **defaults,
         }
+        if done.method == "adazeta" or done.query_schedule:
+            del defaults["num_queries"]  # None: the schedule
         for name, value in defaults.items():
             if getattr(done, name) is None:
                 setattr(done, name, value)

@@ -30,6 +30,9 @@ def show_header(run: Run, display: Display) -> None:
     rates = f"lr {group['initial_lr']:g} ({options.lr_schedule}), eps {options.eps:g}"
     if options.num_queries and options.num_queries > 1:
         rates += f", {options.num_queries} queries"
+    elif options.num_queries is None:
+        formula = f"min(max(1, {options.query_alpha:g} epoch^{options.query_beta:g}), {options.query_max})"
+        rates += f", {formula} queries"
     restore = getattr(run.optimizer, "restore", options.restore)
     display.facts(
         [
@@ -88,6 +91,8 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         "seed": run.options.seed,
         "steps": run.options.steps,
         "trainable_parameters": run.trainable,
+        "forward_passes": run.optimizer.num_evaluations,
+        "evaluations_by_epoch": _by_epoch(run),
         "before": before.as_dict(),
         "after": after.as_dict(),
         "train_seconds": seconds,
@@ -116,6 +121,11 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         )
     display.say(f"Written to {run.folder.path}: weights/, {PLOT}, metrics.jsonl, {SUMMARY}")
     return summary
+
+
+def _by_epoch(run: Run) -> dict[int, int]:
+    """Evaluations a step in each epoch (its last step counts)."""
+    return {row["epoch"]: row["evaluations"] for row in run.metrics_log.rows if row["kind"] == "step"}
 
 
 def _row(name: str, evaluation: Evaluation) -> tuple[str, str, str, str]:

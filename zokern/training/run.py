@@ -172,6 +172,8 @@ def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
             lora_rank=options.lora_rank,
             lora_alpha=options.lora_alpha,
             lora_targets=options.lora_targets,
+            bottleneck=options.bottleneck,
+            rank=options.rank,
             seed=options.seed,
         ),
     )
