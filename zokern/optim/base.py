@@ -193,7 +193,12 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         """
         self.engine.update(apply)
 
-    def spsa(self, closure: Closure, one_sided: bool = False) -> tuple[float, dict[int, float]]:
+    def direction(self, seed: int) -> Any:
+        """What `spsa` perturbs along for a query's seed: its z. A method whose `apply` reads other
+        directions overrides it."""
+        return seed
+
+    def spsa(self, closure: Closure, one_sided: bool = False) -> tuple[float, dict[Any, float]]:
         r"""Evaluates this step's queries.
 
         Two-sided: delta = (loss(+eps z) - loss(-eps z)) / 2. One-sided: delta = loss(+eps z) -
@@ -201,7 +206,7 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
 
         Returns:
             The loss to report (two-sided: the mean of all evaluations; one-sided: the base loss),
-            and {seed: delta}.
+            and {direction: delta}.
         """
         eps = [group["eps"] for group in self.param_groups]
         back = [-e for e in eps]
@@ -209,14 +214,15 @@ class ZerothOrderOptimizer(torch.optim.Optimizer):
         base = self.evaluate(closure) if one_sided else 0.0
         for query in range(self.queries()):
             seed = self.next_seed(query)
-            plus = self.evaluate(closure, {seed: eps})
+            along = self.direction(seed)
+            plus = self.evaluate(closure, {along: eps})
             if one_sided:
-                deltas[seed] = plus - base
+                deltas[along] = plus - base
             else:
-                minus = self.evaluate(closure, {seed: back})
+                minus = self.evaluate(closure, {along: back})
                 losses += [plus, minus]
-                deltas[seed] = (plus - minus) / 2
-            self.last.projected_grads[seed] = deltas[seed] / eps[0]
+                deltas[along] = (plus - minus) / 2
+            self.last.projected_grads[seed] = deltas[along] / eps[0]
         return (base if one_sided else sum(losses) / len(losses)), deltas
 
     def skips(self, *values: float) -> bool:
