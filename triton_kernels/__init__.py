@@ -5,9 +5,19 @@ interpreter (`TRITON_INTERPRET=1`, set before the first import), which is how th
 without a device; that needs a Triton whose interpreter rounds `tl.fma` once (3.9 does, 3.3 not).
 """
 
+from .adam import adam_
+from .adamu import adamu_probe_, adamu_update_
 from .availability import unavailable_reason
+from .masked import perturb_masked_
 from .perturb import normal_, perturb_
 
 __all__ = ["OPS", "unavailable_reason"]
 
-OPS = {"perturb_": perturb_, "normal_": normal_}
+OPS = {
+    "perturb_": perturb_,
+    "normal_": normal_,
+    "perturb_masked_": perturb_masked_,
+    "adam_": adam_,
+    "adamu_probe_": adamu_probe_,
+    "adamu_update_": adamu_update_,
+}

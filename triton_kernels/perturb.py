@@ -87,11 +87,11 @@ def pick(k, values):
 
 @triton.jit
 def moved(
-    p, octet, stream, count, table, decay, seeds, scales,
+    value, octet, stream, count, table, decay, seeds, scales,
     TERMS: tl.constexpr, GAUSSIAN: tl.constexpr, STOCHASTIC: tl.constexpr, BLOCK: tl.constexpr,
+    dtype: tl.constexpr,
 ):  # fmt: skip
-    """The new values of the elements p of the octets, in their dtype."""
-    value = widen(p)
+    """The new values, in `dtype`, of the octets' elements, whose widened values are `value`."""
     value = value * tl.cast(decay, tl.float32)
     if TERMS == 1:
         value = add_term(value, octet, seeds[0], scales[0], stream, GAUSSIAN, BLOCK)
@@ -106,9 +106,9 @@ def moved(
             value = add_term(value, octet, seed, scale, stream, GAUSSIAN, BLOCK)
     if STOCHASTIC:
         random16 = rounding_bits(octet, seeds[0].to(tl.uint64), stream, BLOCK)
-        result = stochastic(value, random16, p.dtype)
+        result = stochastic(value, random16, dtype)
     else:
-        result = nearest(value, p.dtype)
+        result = nearest(value, dtype)
     return result
 
 
@@ -149,21 +149,19 @@ def perturb_kernel(
     stream = stream.to(tl.uint32)
     seeds = (seed0, seed1, seed2, seed3)
     scales = (scale0, scale1, scale2, scale3)
-    if (start >= 0) & (start + BLOCK <= n):
-        p = tl.load(source)
-        p = moved(
-            p, octet, stream, count, table, decay, seeds, scales,
-            TERMS, GAUSSIAN, STOCHASTIC, BLOCK,
-        )  # fmt: skip
+    interior = (start >= 0) & (start + BLOCK <= n)
+    if interior:
+        value = widen(tl.load(source))
+    else:
+        value = widen(tl.load(source, inside(start, n, BLOCK)))
+    p = moved(
+        value, octet, stream, count, table, decay, seeds, scales,
+        TERMS, GAUSSIAN, STOCHASTIC, BLOCK, out.dtype.element_ty,
+    )  # fmt: skip
+    if interior:
         tl.store(target, p)
     else:
-        mask = inside(start, n, BLOCK)
-        p = tl.load(source, mask)
-        p = moved(
-            p, octet, stream, count, table, decay, seeds, scales,
-            TERMS, GAUSSIAN, STOCHASTIC, BLOCK,
-        )  # fmt: skip
-        tl.store(target, p, mask)
+        tl.store(target, p, inside(start, n, BLOCK))
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -250,6 +248,17 @@ def _term_table(seeds: list[int], scales: list[float], device: torch.device) -> 
     return torch.tensor(rows, dtype=torch.int64).to(device)
 
 
+def _term_arguments(
+    seeds: list[int], scales: list[float], device: torch.device
+) -> tuple[Tensor | None, list[int], list[float], int]:
+    """The kernel's (table, four seeds, four scales, TERMS)."""
+    table, terms = None, 1 if len(seeds) == 1 else MAX_SCALARS
+    if len(seeds) > MAX_SCALARS:
+        table, terms = _term_table(seeds, scales, device), 0
+    padding = MAX_SCALARS - len(seeds)
+    return table, [*seeds, *[0] * padding][:MAX_SCALARS], [*scales, *[0.0] * padding][:MAX_SCALARS], terms
+
+
 def perturb_(
     params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
     streams: list[int], offsets: list[int], distribution: str, rounding: str,
@@ -259,18 +268,14 @@ def perturb_(
     Cost: one launch a tensor; allocates nothing for up to four seeds, else 16 bytes a seed.
     """
     with _on_device_of(params[0]):
-        table, terms = None, 1 if len(seeds) == 1 else MAX_SCALARS
-        seed_scalars = [*seeds, *[0] * (MAX_SCALARS - len(seeds))]
-        scale_scalars = [*scales, *[0.0] * (MAX_SCALARS - len(scales))]
-        if len(seeds) > MAX_SCALARS:
-            table, terms = _term_table(seeds, scales, params[0].device), 0
+        table, four_seeds, four_scales, terms = _term_arguments(seeds, scales, params[0].device)
         for whole, target, stream, first in zip(params, out, streams, offsets):
             sixteen_bits = whole.dtype in (torch.bfloat16, torch.float16)
             for offset, (p, q) in _pieces(first, whole, target):
                 n, head = p.numel(), offset % 8
                 perturb_kernel[(triton.cdiv(head + n, BLOCK),)](
                     p, q, table, *_geometry(p, q), n, head, offset // 8, stream,
-                    len(seeds), *seed_scalars[:MAX_SCALARS], decay, *scale_scalars[:MAX_SCALARS],
+                    len(seeds), *four_seeds, decay, *four_scales,
                     TERMS=terms, GAUSSIAN=distribution == "gaussian",
                     STOCHASTIC=rounding == "stochastic" and sixteen_bits, BLOCK=BLOCK, **OPTIONS,
                 )  # fmt: skip
