@@ -127,6 +127,7 @@ def test_adapters_of_a_sixteen_bit_model() -> None:
     assert batched(model, loss_of(model)) == pytest.approx(looped(model, loss_of(model)), rel=2e-2)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # between peft and transformers
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_lora_and_a_head(dtype: torch.dtype) -> None:
     """Modules that are plain linear layers: peft's A and B, and a classifier."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import zokern
 from tests.optim.problems import EPS, LR, METHODS, Method, Oracle
-from zokern.optim import MeZOSVRG
+from zokern.optim import AdaZeta, MeZOSVRG
 
 Loss = Callable[[Sequence[Tensor]], float]
 
@@ -79,8 +79,18 @@ class SVRGMethod(Method):
         return [*here, *(x for pair in zip(here[::2], here[1::2]) for x in (pair[1], pair[1]))]
 
 
+class AdaZetaOfQueries(AdaZeta):
+    """AdaZeta with its fixed number of queries under the name that the oracle knows."""
+
+    def __init__(self, params: Any, lr: float, *, num_queries: int, **options: Any) -> None:
+        super().__init__(params, lr, schedule=num_queries, **options)
+
+
 ROWS: dict[str, Method] = {
     **METHODS,
+    "AdaZeta": Method(
+        AdaZetaOfQueries, {"num_queries": 3, "weight_decay": 0.1}, METHODS["MeZO-3-queries"].golden
+    ),
     "SVRG": SVRGMethod(SVRGOnOneBatch, {"interval": 3}, (50.71455, 57.63186, 63.67528, 71.13995), steps=600),
     "SVRG-2-queries": SVRGMethod(
         SVRGOnOneBatch,
