@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -45,6 +46,60 @@ void check(int status) {
   throw std::runtime_error(message);
 }
 
+std::vector<zk_tensor> to_tensors(const std::vector<TensorTuple>& tuples) {
+  std::vector<zk_tensor> tensors;
+  tensors.reserve(tuples.size());
+  for (const auto& tuple : tuples) tensors.push_back(to_tensor(tuple));
+  return tensors;
+}
+
+// (data, strides), `count` for each tensor; no strides: dense as the tensor is
+using StateTuple = std::tuple<uintptr_t, std::vector<int64_t>>;
+
+std::vector<zk_state> to_states(const std::vector<StateTuple>& tuples, const std::vector<zk_tensor>& tensors,
+                                size_t count) {
+  if (tuples.size() != count * tensors.size()) throw std::invalid_argument("states and tensors do not match");
+  std::vector<zk_state> states;
+  states.reserve(tuples.size());
+  for (const auto& [data, strides] : tuples) {
+    if (strides.size() != static_cast<size_t>(tensors[states.size() / count].ndim)) {
+      throw std::invalid_argument("a state's strides do not match its tensor");
+    }
+    zk_state state{reinterpret_cast<void*>(data), {}};
+    std::copy(strides.begin(), strides.end(), state.strides);
+    states.push_back(state);
+  }
+  return states;
+}
+
+zk_adam to_adam(const std::vector<uint64_t>& seeds, const std::vector<float>& grads,
+                const std::vector<float>& displacements, float decay, const std::vector<float>& r, int variant,
+                int distribution, int rounding) {
+  if (seeds.empty() || grads.size() != seeds.size() || displacements.size() != seeds.size() || r.size() != 8) {
+    throw std::invalid_argument("seeds, grads, displacements and the rule do not match");
+  }
+  const zk_adam_rule rule{r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7]};
+  return {seeds.data(), grads.data(), displacements.data(), static_cast<int64_t>(seeds.size()),
+          decay,        rule,         variant,              distribution,
+          rounding};
+}
+
+zk_adamu to_adamu(uint64_t seed, float scale, float displacement, float decay, const std::vector<float>& r,
+                  bool update, int rounding) {
+  if (r.size() != 8) throw std::invalid_argument("the rule has 8 constants");
+  return {seed, scale, displacement, decay, {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7]}, update, rounding};
+}
+
+template <class Launch>
+void without_gil(const Launch& launch) {
+  int status;
+  {
+    py::gil_scoped_release released;
+    status = launch();
+  }
+  check(status);
+}
+
 // Gathers the arguments of a move, then runs `launch` on them without the GIL.
 template <class Launch>
 void perturb(const std::vector<TensorTuple>& tuples, const std::vector<uint64_t>& seeds,
@@ -52,25 +107,22 @@ void perturb(const std::vector<TensorTuple>& tuples, const std::vector<uint64_t>
              const Launch& launch) {
   if (seeds.size() != scales.size()) throw std::invalid_argument("seeds and scales must have the same length");
   if (rounding == ZK_STOCHASTIC && seeds.empty()) throw std::invalid_argument("stochastic rounding needs a seed");
-  std::vector<zk_tensor> tensors;
-  tensors.reserve(tuples.size());
-  for (const auto& tuple : tuples) tensors.push_back(to_tensor(tuple));
+  const std::vector<zk_tensor> tensors = to_tensors(tuples);
   const zk_move move{seeds.data(), scales.data(), static_cast<int64_t>(seeds.size()), decay, lane,
                      distribution, rounding};
-  int status;
-  {
-    py::gil_scoped_release released;
-    status = launch(tensors.data(), static_cast<int64_t>(tensors.size()), &move);
-  }
-  check(status);
+  without_gil([&] { return launch(tensors.data(), static_cast<int64_t>(tensors.size()), &move); });
 }
 
 }  // namespace
 
+void bind_tt(py::module_& m);  // bindings_tt.cpp
+
 PYBIND11_MODULE(_C, m) {
+  bind_tt(m);
   m.doc() = "zokern's native kernels";
   m.def("cpu_has_isa", &zk_cpu_has_isa);
   m.def("cpu_best_isa", &zk_cpu_best_isa);
+  m.def("cpu_use_openmp", [](uintptr_t gomp_parallel) { zk_cpu_use_openmp(reinterpret_cast<void*>(gomp_parallel)); });
   m.def("cuda_device_count", &zk_cuda_device_count);
   m.def("cuda_last_error", &zk_cuda_last_error);
   m.def("cpu_perturb", [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds,
@@ -79,6 +131,39 @@ PYBIND11_MODULE(_C, m) {
     perturb(
         tensors, seeds, scales, decay, lane, distribution, rounding,
         [=](const zk_tensor* t, int64_t n, const zk_move* move) { return zk_cpu_perturb(t, n, move, isa, threads); });
+  });
+  m.def("cpu_perturb_masked", [](const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& masks,
+                                 const std::vector<float>& thresholds, const std::vector<uint64_t>& seeds,
+                                 const std::vector<float>& scales, float decay, int distribution, int rounding,
+                                 int isa, int threads) {
+    if ((masks.empty() ? thresholds.size() : masks.size()) != tuples.size()) {
+      throw std::invalid_argument("masks or thresholds and tensors do not match");
+    }
+    perturb(tuples, seeds, scales, decay, 0, distribution, rounding,
+            [&](const zk_tensor* t, int64_t n, const zk_move* move) {
+              const std::vector<zk_state> states = to_states(masks, {t, t + n}, masks.empty() ? 0 : 1);
+              return zk_cpu_perturb_masked(t, masks.empty() ? nullptr : states.data(), thresholds.data(), n, move,
+                                           isa, threads);
+            });
+  });
+  m.def("cpu_adam", [](const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& states,
+                       const std::vector<uint64_t>& seeds, const std::vector<float>& grads,
+                       const std::vector<float>& displacements, float decay, const std::vector<float>& rule,
+                       int variant, int distribution, int rounding, int isa, int threads) {
+    const auto tensors = to_tensors(tuples);
+    const auto all = to_states(states, tensors, variant == ZK_ADAMM ? 3 : 2);
+    const zk_adam move = to_adam(seeds, grads, displacements, decay, rule, variant, distribution, rounding);
+    const auto n = static_cast<int64_t>(tensors.size());
+    without_gil([&] { return zk_cpu_adam(tensors.data(), all.data(), n, &move, isa, threads); });
+  });
+  m.def("cpu_adamu", [](const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& states, uint64_t seed,
+                        float scale, float displacement, float decay, const std::vector<float>& rule, bool update,
+                        int rounding, int isa, int threads) {
+    const auto tensors = to_tensors(tuples);
+    const auto all = to_states(states, tensors, 1);
+    const zk_adamu move = to_adamu(seed, scale, displacement, decay, rule, update, rounding);
+    const auto n = static_cast<int64_t>(tensors.size());
+    without_gil([&] { return zk_cpu_adamu(tensors.data(), all.data(), n, &move, isa, threads); });
   });
   m.def("cpu_normal_tile", [](uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa) {
     std::vector<float> out(256);

@@ -32,3 +32,31 @@ def cuda_perturb(
     device: int,
     stream: int,
 ) -> None: ...
+
+# modes, ranks, split, in_cut, out_cut, cores, their query strides, bias, its query stride, offsets
+_Layer = tuple[
+    Sequence[int], Sequence[int], int, int, int, Sequence[int], Sequence[int], int, int, Sequence[int]
+]
+
+class TtCall:
+    def __init__(self, layers: Sequence[_Layer], scale: float, activation: int, isa: int) -> None: ...
+    def same_environment(self) -> bool: ...
+    def run(self, x: int, y: int, rows: int, dtype: int, threads: int) -> bool: ...
+    def run_strided(
+        self,
+        x: int,
+        y: int,
+        rows: int,
+        queries: int,
+        x_stride: int,
+        y_stride: int,
+        x_dtype: int,
+        y_dtype: int,
+        threads: int,
+        seeds: Sequence[int],
+        scales: Sequence[float],
+        stream: int,
+        distribution: int,
+    ) -> None: ...
+
+def cpu_tt_halves(layer: _Layer, left: int, right: int, queries: int, isa: int, threads: int) -> None: ...

@@ -80,7 +80,8 @@ struct Chain {
     while (--i >= first) {
       const int64_t m = layer.ranks[i] * layer.modes[i];
       float* next = arena.take(m * columns);
-      if (next) table.multiply(cores[i], layer.ranks[i + 1], done, columns, next, columns, m, layer.ranks[i + 1], columns);
+      if (next)
+        table.multiply(cores[i], layer.ranks[i + 1], done, columns, next, columns, m, layer.ranks[i + 1], columns);
       done = next;
       columns *= layer.modes[i];
     }
@@ -131,7 +132,8 @@ int perturb(std::vector<Layer>& layers, const zk_tt_noise& noise, int64_t query,
   auto add = [&](const float* source, int64_t n, uint64_t offset) -> const float* {
     if (offset == ZK_TT_FIXED) return source;
     zk_tensor* last = list.empty() ? nullptr : &list.back();
-    if (last && static_cast<const float*>(last->src) + last->numel == source && last->offset + static_cast<uint64_t>(last->numel) == offset) {
+    if (last && static_cast<const float*>(last->src) + last->numel == source &&
+        last->offset + static_cast<uint64_t>(last->numel) == offset) {
       float* target = static_cast<float*>(last->dst) + last->numel;
       last->numel += n;
       arena.used = (target - arena.base) + n;
@@ -169,8 +171,8 @@ size_t element_size(int dtype) { return dtype == ZK_F32 ? 4 : 2; }
 
 // A call: `Run` is (layers, rows, workspace) -> void for a range of rows of one query.
 template <class Run>
-int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_rows& io, const zk_tt_noise* noise, int isa,
-             int threads, const Run& run) {
+int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_rows& io, const zk_tt_noise* noise,
+             int isa, int threads, const Run& run) {
   if (io.rows == 0 || io.queries == 0) return ZK_OK;
   TtWork sizes{};
   int64_t row_work = 0, contraction = 0;
@@ -194,8 +196,8 @@ int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_r
   auto rows_of = [&](int64_t query, int64_t first, int64_t n) {
     const int64_t row = query * io.rows + first;
     return TtRows{static_cast<const char*>(io.x) + row * io.x_stride * static_cast<int64_t>(element_size(io.x_dtype)),
-                  static_cast<char*>(io.y) + row * io.y_stride * static_cast<int64_t>(element_size(io.y_dtype)), io.x_stride,
-                  io.y_stride, n};
+                  static_cast<char*>(io.y) + row * io.y_stride * static_cast<int64_t>(element_size(io.y_dtype)),
+                  io.x_stride, io.y_stride, n};
   };
   auto gather = [&](std::vector<Layer>& own, int64_t query, Arena& arena) {
     for (Layer& layer : own) layer.select(query);
@@ -255,10 +257,11 @@ int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_r
       arenas[q].used += size.used;
     }
   }
-  parallel_for(static_cast<int64_t>(tasks.size()), io.queries * contraction < kSerialWork ? 1 : threads, [&](int64_t i) {
-    Task& task = tasks[static_cast<size_t>(i)];
-    task.input ? task.layer->contract_input(table, task.arena) : task.layer->contract_output(table, task.arena);
-  });
+  parallel_for(
+      static_cast<int64_t>(tasks.size()), io.queries * contraction < kSerialWork ? 1 : threads, [&](int64_t i) {
+        Task& task = tasks[static_cast<size_t>(i)];
+        task.input ? task.layer->contract_input(table, task.arena) : task.layer->contract_output(table, task.arena);
+      });
   // ranges of whole tiles, four a thread at most, none shorter than a quarter of kSerialWork
   const int64_t least = (kSerialWork / 4 / row_work / kTileRows + 1) * kTileRows;
   const int64_t wanted = (io.queries * io.rows / (4 * threads) / kTileRows + 1) * kTileRows;
@@ -302,12 +305,14 @@ extern "C" int zk_cpu_tt_halves(const zk_tt* layer, float* left, float* right, i
     own.select(query);
     input ? own.contract_input(*table, arena) : own.contract_output(*table, arena);
     const int64_t n = g.rank * (input ? g.in : g.out);
-    std::memcpy((input ? left : right) + query * n, input ? own.ready.middle : own.ready.right, static_cast<size_t>(n) * sizeof(float));
+    std::memcpy((input ? left : right) + query * n, input ? own.ready.middle : own.ready.right,
+                static_cast<size_t>(n) * sizeof(float));
   });
   return status;
 }
 
-extern "C" int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, const zk_tt_noise* noise, int isa, int threads) {
+extern "C" int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, const zk_tt_noise* noise, int isa,
+                                int threads) {
   using namespace zk;
   const TtTable* table = table_of(isa);
   if (const int error = check(table, *rows)) return error;
@@ -318,8 +323,8 @@ extern "C" int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, cons
                   });
 }
 
-extern "C" int zk_cpu_tt_adapter(const zk_tt* down, const zk_tt* up, float scale, int activation, const zk_tt_rows* rows,
-                                 const zk_tt_noise* noise, int isa, int threads) {
+extern "C" int zk_cpu_tt_adapter(const zk_tt* down, const zk_tt* up, float scale, int activation,
+                                 const zk_tt_rows* rows, const zk_tt_noise* noise, int isa, int threads) {
   using namespace zk;
   const TtTable* table = table_of(isa);
   if (const int error = check(table, *rows)) return error;

@@ -69,14 +69,18 @@ struct Lane<V, ZK_F16> : Lane16<V, Lane<V, ZK_F16>> {
 
 template <class V, int Dtype, bool Part>
 ZK_INLINE typename V::F load(const typename Lane<V, Dtype>::T* p, int part) {
-  if constexpr (Part) return Lane<V, Dtype>::load_part(p, part);
-  else return Lane<V, Dtype>::load(p);
+  if constexpr (Part)
+    return Lane<V, Dtype>::load_part(p, part);
+  else
+    return Lane<V, Dtype>::load(p);
 }
 
 template <class V, int Dtype, bool Part>
 ZK_INLINE void store(typename Lane<V, Dtype>::T* p, typename V::F v, int part) {
-  if constexpr (Part) Lane<V, Dtype>::store_part(p, v, part);
-  else Lane<V, Dtype>::store(p, v);
+  if constexpr (Part)
+    Lane<V, Dtype>::store_part(p, v, part);
+  else
+    Lane<V, Dtype>::store(p, v);
 }
 
 // --- matrix products: T rows by Q vectors of columns in registers
@@ -89,20 +93,27 @@ ZK_INLINE void block(const float* a, int64_t lda, const float* b, int64_t ldb, i
                      int64_t column, int part) {
   using F = typename V::F;
   F sum[T][Q];
-  ZK_UNROLL for (int q = 0; q < Q; ++q) {
+  ZK_UNROLL
+  for (int q = 0; q < Q; ++q) {
     const F first = end.template begin<Part>(column + q * V::kLanes, part);
-    ZK_UNROLL for (int t = 0; t < T; ++t) sum[t][q] = first;
+    ZK_UNROLL
+    for (int t = 0; t < T; ++t) sum[t][q] = first;
   }
   for (int64_t d = 0; d < k; ++d) {
     F v[Q];
-    ZK_UNROLL for (int q = 0; q < Q; ++q) v[q] = load<V, ZK_F32, Part>(b + d * ldb + q * V::kLanes, part);
-    ZK_UNROLL for (int t = 0; t < T; ++t) {
+    ZK_UNROLL
+    for (int q = 0; q < Q; ++q) v[q] = load<V, ZK_F32, Part>(b + d * ldb + q * V::kLanes, part);
+    ZK_UNROLL
+    for (int t = 0; t < T; ++t) {
       const F s = V::broadcast(a[t * lda + d]);
-      ZK_UNROLL for (int q = 0; q < Q; ++q) sum[t][q] = V::fma(s, v[q], sum[t][q]);
+      ZK_UNROLL
+      for (int q = 0; q < Q; ++q) sum[t][q] = V::fma(s, v[q], sum[t][q]);
     }
   }
-  ZK_UNROLL for (int t = 0; t < T; ++t) {
-    ZK_UNROLL for (int q = 0; q < Q; ++q) end.template end<Part>(row + t, column + q * V::kLanes, sum[t][q], part);
+  ZK_UNROLL
+  for (int t = 0; t < T; ++t) {
+    ZK_UNROLL
+    for (int q = 0; q < Q; ++q) end.template end<Part>(row + t, column + q * V::kLanes, sum[t][q], part);
   }
 }
 
@@ -133,8 +144,12 @@ template <class V>
 struct Plain {
   float* c;
   int64_t ldc;
-  template <bool Part> ZK_ALWAYS typename V::F begin(int64_t, int) const { return V::broadcast(0.0f); }
-  template <bool Part> ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
+  template <bool Part>
+  ZK_ALWAYS typename V::F begin(int64_t, int) const {
+    return V::broadcast(0.0f);
+  }
+  template <bool Part>
+  ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
     store<V, ZK_F32, Part>(c + row * ldc + column, v, part);
   }
 };
@@ -150,26 +165,34 @@ void multiply(const float* a, int64_t lda, const float* b, int64_t ldb, float* c
 // s [rows, r] = flat [rows, n] middle [n, r]: four interleaved partial sums, which hide the latency of
 // the few columns that r is, added as (0 + 1) + (2 + 3).
 template <class V, int T, bool Part>
-ZK_INLINE void fold_block(const float* flat, int64_t stride, int64_t n, const float* middle, int64_t r, float* s, int part) {
+ZK_INLINE void fold_block(const float* flat, int64_t stride, int64_t n, const float* middle, int64_t r, float* s,
+                          int part) {
   using F = typename V::F;
   F sum[T][4];
-  ZK_UNROLL for (int t = 0; t < T; ++t) {
-    ZK_UNROLL for (int j = 0; j < 4; ++j) sum[t][j] = V::broadcast(0.0f);
+  ZK_UNROLL
+  for (int t = 0; t < T; ++t) {
+    ZK_UNROLL
+    for (int j = 0; j < 4; ++j) sum[t][j] = V::broadcast(0.0f);
   }
   int64_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    ZK_UNROLL for (int j = 0; j < 4; ++j) {
+    ZK_UNROLL
+    for (int j = 0; j < 4; ++j) {
       const F v = load<V, ZK_F32, Part>(middle + (i + j) * r, part);
-      ZK_UNROLL for (int t = 0; t < T; ++t) sum[t][j] = V::fma(V::broadcast(flat[t * stride + i + j]), v, sum[t][j]);
+      ZK_UNROLL
+      for (int t = 0; t < T; ++t) sum[t][j] = V::fma(V::broadcast(flat[t * stride + i + j]), v, sum[t][j]);
     }
   }
-  ZK_UNROLL for (int j = 0; j < 3; ++j) {
+  ZK_UNROLL
+  for (int j = 0; j < 3; ++j) {
     if (i + j < n) {
       const F v = load<V, ZK_F32, Part>(middle + (i + j) * r, part);
-      ZK_UNROLL for (int t = 0; t < T; ++t) sum[t][j] = V::fma(V::broadcast(flat[t * stride + i + j]), v, sum[t][j]);
+      ZK_UNROLL
+      for (int t = 0; t < T; ++t) sum[t][j] = V::fma(V::broadcast(flat[t * stride + i + j]), v, sum[t][j]);
     }
   }
-  ZK_UNROLL for (int t = 0; t < T; ++t) {
+  ZK_UNROLL
+  for (int t = 0; t < T; ++t) {
     store<V, ZK_F32, Part>(s + t * r, V::add(V::add(sum[t][0], sum[t][1]), V::add(sum[t][2], sum[t][3])), part);
   }
 }
@@ -184,11 +207,15 @@ void fold(const float* flat, int64_t stride, int64_t rows, int64_t n, const floa
       const int part = static_cast<int>(r - c);
       float* to = s + row * r + c;
       if (part >= V::kLanes) {
-        if (many) fold_block<V, T, false>(from, stride, n, middle + c, r, to, 0);
-        else fold_block<V, 1, false>(from, stride, n, middle + c, r, to, 0);
+        if (many)
+          fold_block<V, T, false>(from, stride, n, middle + c, r, to, 0);
+        else
+          fold_block<V, 1, false>(from, stride, n, middle + c, r, to, 0);
       } else {
-        if (many) fold_block<V, T, true>(from, stride, n, middle + c, r, to, part);
-        else fold_block<V, 1, true>(from, stride, n, middle + c, r, to, part);
+        if (many)
+          fold_block<V, T, true>(from, stride, n, middle + c, r, to, part);
+        else
+          fold_block<V, 1, true>(from, stride, n, middle + c, r, to, part);
       }
     }
     row += many ? T : 1;
@@ -212,33 +239,43 @@ void project_block(const TtShape& g, const float* left, const typename Lane<V, D
   const int64_t K = g.in_cols, t_stride = g.in_rank * K;
   for (int64_t k = 0; k < K; k += L) {
     F sum[T][B];
-    ZK_UNROLL for (int r = 0; r < T; ++r) {
-      ZK_UNROLL for (int b = 0; b < B; ++b) sum[r][b] = V::broadcast(0.0f);
+    ZK_UNROLL
+    for (int r = 0; r < T; ++r) {
+      ZK_UNROLL
+      for (int b = 0; b < B; ++b) sum[r][b] = V::broadcast(0.0f);
     }
     auto add = [&](int64_t i, const F(&v)[T]) __attribute__((always_inline)) {
-      ZK_UNROLL for (int b = 0; b < B; ++b) {
+      ZK_UNROLL
+      for (int b = 0; b < B; ++b) {
         const F l = V::broadcast(left[i * g.in_rank + b]);
-        ZK_UNROLL for (int r = 0; r < T; ++r) sum[r][b] = V::fma(l, v[r], sum[r][b]);
+        ZK_UNROLL
+        for (int r = 0; r < T; ++r) sum[r][b] = V::fma(l, v[r], sum[r][b]);
       }
     };
     const int64_t room = g.in - k - L;
     const int64_t whole = room < 0 ? 0 : least(g.in_rows, room / K + 1);
     for (int64_t i = 0; i < whole; ++i) {
       F v[T];
-      ZK_UNROLL for (int r = 0; r < T; ++r) v[r] = Lane<V, Dtype>::load(x + r * stride + i * K + k);
+      ZK_UNROLL
+      for (int r = 0; r < T; ++r) v[r] = Lane<V, Dtype>::load(x + r * stride + i * K + k);
       add(i, v);
     }
     for (int64_t i = whole; i < g.in_rows; ++i) {
       F v[T];
       const int part = static_cast<int>(g.in - i * K - k);
-      ZK_UNROLL for (int r = 0; r < T; ++r) v[r] = Lane<V, Dtype>::load_part(x + r * stride + i * K + k, part);
+      ZK_UNROLL
+      for (int r = 0; r < T; ++r) v[r] = Lane<V, Dtype>::load_part(x + r * stride + i * K + k, part);
       add(i, v);
     }
-    ZK_UNROLL for (int r = 0; r < T; ++r) {
-      ZK_UNROLL for (int b = 0; b < B; ++b) {
+    ZK_UNROLL
+    for (int r = 0; r < T; ++r) {
+      ZK_UNROLL
+      for (int b = 0; b < B; ++b) {
         float* to = t + r * t_stride + b * K + k;
-        if (K - k >= L) V::store(to, sum[r][b]);
-        else V::store_part(to, sum[r][b], static_cast<int>(K - k));
+        if (K - k >= L)
+          V::store(to, sum[r][b]);
+        else
+          V::store_part(to, sum[r][b], static_cast<int>(K - k));
       }
     }
   }
@@ -247,16 +284,18 @@ void project_block(const TtShape& g, const float* left, const typename Lane<V, D
 template <class V, int Dtype, int T>
 void project_ranks(const TtShape& g, int64_t ranks, const float* left, const typename Lane<V, Dtype>::T* x,
                    int64_t stride, float* t) {
-#define ZK_CASE(B)                                                                                               \
-  case B:                                                                                                        \
-    if constexpr (T * B <= Registers<V>::kSums && B <= Registers<V>::kRanks) project_block<V, Dtype, T, B>(g, left, x, stride, t); \
+#define ZK_CASE(B)                                                           \
+  case B:                                                                    \
+    if constexpr (T * B <= Registers<V>::kSums && B <= Registers<V>::kRanks) \
+      project_block<V, Dtype, T, B>(g, left, x, stride, t);                  \
     return;
   switch (ranks) { ZK_CASE(1) ZK_CASE(2) ZK_CASE(3) ZK_CASE(4) ZK_CASE(5) ZK_CASE(6) ZK_CASE(7) ZK_CASE(8) }
 #undef ZK_CASE
 }
 
 template <class V, int Dtype>
-void project(const TtShape& g, const float* left, const typename Lane<V, Dtype>::T* x, int64_t stride, int64_t rows, float* t) {
+void project(const TtShape& g, const float* left, const typename Lane<V, Dtype>::T* x, int64_t stride, int64_t rows,
+             float* t) {
   constexpr int kRanks = Registers<V>::kRanks, kSums = Registers<V>::kSums;
   const int64_t blocks = (g.in_rank + kRanks - 1) / kRanks, t_stride = g.in_rank * g.in_cols;
   const int64_t most = (g.in_rank + blocks - 1) / blocks;
@@ -267,9 +306,12 @@ void project(const TtShape& g, const float* left, const typename Lane<V, Dtype>:
       const int64_t ranks = least(most, g.in_rank - b);
       const auto* from = x + row * stride;
       float* to = t + row * t_stride + b * g.in_cols;
-      if (n == 4) project_ranks<V, Dtype, 4>(g, ranks, left + b, from, stride, to);
-      else if (n == 2) project_ranks<V, Dtype, 2>(g, ranks, left + b, from, stride, to);
-      else project_ranks<V, Dtype, 1>(g, ranks, left + b, from, stride, to);
+      if (n == 4)
+        project_ranks<V, Dtype, 4>(g, ranks, left + b, from, stride, to);
+      else if (n == 2)
+        project_ranks<V, Dtype, 2>(g, ranks, left + b, from, stride, to);
+      else
+        project_ranks<V, Dtype, 1>(g, ranks, left + b, from, stride, to);
       b += ranks;
     }
     row += n;
@@ -277,7 +319,8 @@ void project(const TtShape& g, const float* left, const typename Lane<V, Dtype>:
 }
 
 template <class V, int Dtype>
-void reduce(const TtReady& layer, const typename Lane<V, Dtype>::T* x, int64_t stride, int64_t rows, float* t, float* s) {
+void reduce(const TtReady& layer, const typename Lane<V, Dtype>::T* x, int64_t stride, int64_t rows, float* t,
+            float* s) {
   const TtShape& g = layer.shape;
   const float* flat = t;
   int64_t flat_stride = g.in_rank * g.in_cols;
@@ -326,8 +369,12 @@ struct Write {  // y = bias + sum
   typename Lane<V, Dtype>::T* y;
   int64_t stride;
   const float* bias;
-  template <bool Part> ZK_ALWAYS typename V::F begin(int64_t column, int part) const { return bias_or_zero<V, Part>(bias, column, part); }
-  template <bool Part> ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
+  template <bool Part>
+  ZK_ALWAYS typename V::F begin(int64_t column, int part) const {
+    return bias_or_zero<V, Part>(bias, column, part);
+  }
+  template <bool Part>
+  ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
     store<V, Dtype, Part>(y + row * stride + column, v, part);
   }
 };
@@ -340,8 +387,12 @@ struct AddScaled {  // y = x + scale * (bias + sum)
   int64_t y_stride;
   const float* bias;
   float scale;
-  template <bool Part> ZK_ALWAYS typename V::F begin(int64_t column, int part) const { return bias_or_zero<V, Part>(bias, column, part); }
-  template <bool Part> ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
+  template <bool Part>
+  ZK_ALWAYS typename V::F begin(int64_t column, int part) const {
+    return bias_or_zero<V, Part>(bias, column, part);
+  }
+  template <bool Part>
+  ZK_ALWAYS void end(int64_t row, int64_t column, typename V::F v, int part) const {
     const auto residual = load<V, XDtype, Part>(x + row * x_stride + column, part);
     store<V, YDtype, Part>(y + row * y_stride + column, V::fma(V::broadcast(scale), v, residual), part);
   }
@@ -366,7 +417,9 @@ void activate_all(float* h, int64_t n, int activation) {
   if (activation == ZK_IDENTITY) return;
   int64_t i = 0;
   for (; i + V::kLanes <= n; i += V::kLanes) V::store(h + i, activate<V>(V::load(h + i), activation));
-  if (i < n) V::store_part(h + i, activate<V>(V::load_part(h + i, static_cast<int>(n - i)), activation), static_cast<int>(n - i));
+  if (i < n)
+    V::store_part(h + i, activate<V>(V::load_part(h + i, static_cast<int>(n - i)), activation),
+                  static_cast<int>(n - i));
 }
 
 template <class V, int XDtype, int YDtype>

@@ -32,8 +32,8 @@ struct TtWork {
 ZK_INLINE int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
 // C [m, n] = A [m, k] B [k, n], each element folded over k in order.
-using TtMultiply = void (*)(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-                            int64_t m, int64_t k, int64_t n);
+using TtMultiply = void (*)(const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t m,
+                            int64_t k, int64_t n);
 using TtLinear = void (*)(const TtReady& layer, const TtRows& rows, const TtWork& sizes, float* work);
 using TtAdapter = void (*)(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& rows,
                            const TtWork& sizes, float* work);

@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from .. import backends
-from ._pack import DISTRIBUTION, ROUNDING, pack, pack_list
+from ._openmp import gomp_parallel
+from ._pack import DISTRIBUTION, ROUNDING, VARIANT, pack, pack_list, pack_with_states
 
 try:
     from .. import _C
 except ImportError as error:
     _C = None  # type: ignore[assignment]
     _reason = f"this installation has no compiled kernels ({error}); install with a C++ compiler"
+else:
+    _C.cpu_use_openmp(gomp_parallel())
 
 
 def unavailable_reason(device_type: str) -> str | None:
@@ -39,7 +44,11 @@ def check_isa(isa: str) -> None:
 
 def current_isa() -> str:
     """The instruction set the next call uses."""
-    _, asked = backends.requested()
+    return _isa(backends.requested()[1])
+
+
+@functools.cache
+def _isa(asked: str | None) -> str:
     if asked is None:
         return backends.ISAS[_C.cpu_best_isa()]
     check_isa(asked)
@@ -71,4 +80,61 @@ def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distrib
     _run([pack(None, out, stream, offset)], [seed], [1.0], 1.0, lane, distribution, "nearest")
 
 
-OPS = {"perturb_": perturb_, "normal_": normal_}
+def _machine() -> tuple[int, int]:
+    return backends.ISAS.index(current_isa()), torch.get_num_threads()
+
+
+def perturb_masked_(
+    params: list[Tensor], out: list[Tensor], masks: list[Tensor], thresholds: list[float],
+    seeds: list[int], scales: list[float], decay: float, streams: list[int], offsets: list[int],
+    distribution: str, rounding: str,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.masked`."""
+    _C.cpu_perturb_masked(*pack_with_states(params, out, streams, offsets, masks), thresholds, seeds, scales,
+                          decay, DISTRIBUTION[distribution], ROUNDING[rounding], *_machine())  # fmt: skip
+
+
+def adam_(
+    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
+    decay: float, rule: list[float], variant: str, streams: list[int], offsets: list[int],
+    distribution: str, rounding: str,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.adam`."""
+    lists = pack_with_states(params, out, streams, offsets, exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
+    _C.cpu_adam(*lists, seeds, grads, displacements, decay, rule, VARIANT[variant],
+                DISTRIBUTION[distribution], ROUNDING[rounding], *_machine())  # fmt: skip
+
+
+def adamu_probe_(
+    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
+    decay: float, rule: list[float], streams: list[int], offsets: list[int], rounding: str,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
+    lists = pack_with_states(params, out, streams, offsets, exp_avgs)
+    _C.cpu_adamu(*lists, seed, scale, 0.0, decay, [*rule, 0.0, 0.0, 1.0, 1.0], False, ROUNDING[rounding],
+                 *_machine())  # fmt: skip
+
+
+def adamu_update_(
+    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
+    displacement: float, decay: float, rule: list[float], streams: list[int], offsets: list[int],
+    rounding: str,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
+    lists = pack_with_states(params, out, streams, offsets, exp_avgs)
+    _C.cpu_adamu(*lists, seed, scale, displacement, decay, rule, True, ROUNDING[rounding],
+                 *_machine())  # fmt: skip
+
+
+from . import tt as _tt  # noqa: E402  (it reads this module)
+
+OPS = {
+    "perturb_": perturb_,
+    "normal_": normal_,
+    "perturb_masked_": perturb_masked_,
+    "adam_": adam_,
+    "adamu_probe_": adamu_probe_,
+    "adamu_update_": adamu_update_,
+    **_tt.OPS,
+}

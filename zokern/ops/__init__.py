@@ -5,5 +5,19 @@ from .adamu import adamu_probe_, adamu_update_
 from .masked import perturb_masked_
 from .normal import normal
 from .perturb import perturb_
+from .tt import TTNoise, TTPlan, tt_adapter, tt_cost, tt_halves, tt_linear
 
-__all__ = ["adam_", "adamu_probe_", "adamu_update_", "normal", "perturb_", "perturb_masked_"]
+__all__ = [
+    "TTNoise",
+    "TTPlan",
+    "adam_",
+    "adamu_probe_",
+    "adamu_update_",
+    "normal",
+    "perturb_",
+    "perturb_masked_",
+    "tt_adapter",
+    "tt_cost",
+    "tt_halves",
+    "tt_linear",
+]

@@ -1,0 +1,110 @@
+"""Tensor-train layers on the CPU kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ..ops._tt_checks import ACTIVATIONS, FIXED, TTLayer, TTNoise
+from ..ops.tt_plan import TTPlan
+from . import cpu
+from ._pack import DISTRIBUTION, DTYPE
+
+_C = cpu._C
+ACTIVATION = {name: i for i, name in enumerate(ACTIVATIONS)}
+_FIXED_WORD = (1 << 64) - 1  # ZK_TT_FIXED
+
+
+def pack_layer(layer: TTLayer) -> tuple:
+    """One dense layer's pointers: cores, their query strides, bias, its query stride."""
+    strides = [core.stride(0) if layer.batched else 0 for core in layer.cores]
+    bias = layer.bias
+    return (
+        [core.data_ptr() for core in layer.cores],
+        strides,
+        0 if bias is None else bias.data_ptr(),
+        bias.stride(0) if bias is not None and layer.bias_batched else 0,
+    )
+
+
+def make_call(
+    packed: Sequence[tuple], plans: Sequence[TTPlan], offsets: Sequence[int], activation: int,
+    scale: float, isa: int,
+) -> Any:  # fmt: skip
+    """The prepared call of one layer, or of an adapter's two."""
+    words = [offset if offset != FIXED else _FIXED_WORD for offset in offsets]
+    layers, first = [], 0
+    for pointers, plan in zip(packed, plans):
+        count = len(plan.modes) + (pointers[2] != 0)
+        shape = (plan.modes, plan.ranks, plan.split, plan.in_cut, plan.out_cut)
+        layers.append((*shape, *pointers, words[first : first + count]))
+        first += count
+    return _C.TtCall(layers, scale, activation, isa)
+
+
+def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: TTNoise | None) -> None:
+    """Runs a prepared call on matrices of rows."""
+    count = 1 if queries is None else queries
+    seeds, scales, stream, distribution = (
+        ((), (), 0, 0)
+        if noise is None
+        else (noise.seeds, noise.scales, noise.stream, DISTRIBUTION[noise.distribution])
+    )
+    call.run_strided(
+        x.data_ptr(), out.data_ptr(), x.shape[0] // count, count, x.stride(0), out.stride(0),
+        DTYPE[x.dtype], DTYPE[out.dtype], torch.get_num_threads(), seeds, scales, stream, distribution,
+    )  # fmt: skip
+
+
+def _dense(layer: TTLayer) -> TTLayer:
+    tensors = layer.dense()
+    n = len(layer.cores)
+    bias = None if layer.bias is None else tensors[n]
+    return replace(layer, cores=tuple(tensors[:n]), bias=bias)
+
+
+def _isa() -> int:
+    return backends.ISAS.index(cpu.current_isa())
+
+
+def _run(
+    x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
+    queries: int | None, noise: TTNoise | None,
+) -> None:  # fmt: skip
+    dense = [_dense(layer) for layer in layers]  # kept alive for the call
+    plans = [layer.plan for layer in layers]
+    offsets = () if noise is None else noise.positions
+    packed = [pack_layer(layer) for layer in dense]
+    call = make_call(packed, plans, offsets, ACTIVATION[activation], scale, _isa())
+    run_strided(call, x, out, queries, noise)
+
+
+def tt_halves(layer: TTLayer, left: Tensor, right: Tensor) -> None:
+    """Backend entry: fills A and B."""
+    dense, plan = _dense(layer), layer.plan
+    shape = (plan.modes, plan.ranks, plan.split, 0, plan.split)
+    _C.cpu_tt_halves(
+        (*shape, *pack_layer(dense), []), left.data_ptr(), right.data_ptr(), layer.queries or 1,
+        _isa(), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def tt_linear(x: Tensor, out: Tensor, layer: TTLayer, queries: int | None, noise: TTNoise | None) -> None:
+    """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
+    _run(x, out, (layer,), "identity", 1.0, queries, noise)
+
+
+def tt_adapter(
+    x: Tensor, out: Tensor, down: TTLayer, up: TTLayer, activation: str, scale: float,
+    queries: int | None, noise: TTNoise | None,
+) -> None:  # fmt: skip
+    """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
+    _run(x, out, (down, up), activation, scale, queries, noise)
+
+
+OPS = {"tt_halves": tt_halves, "tt_linear": tt_linear, "tt_adapter": tt_adapter}

@@ -1,0 +1,229 @@
+"""What a tensor-train call is given, checked and normalised: layers, queries, noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..random import check_seed
+from ._checks import DISTRIBUTIONS, check_choice, check_fp32, check_tensor
+from .tt_plan import TTPlan, make_plan
+
+ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh")
+CORE_DTYPES = (torch.float32, torch.float64)
+FIXED = -1  # offset of a core or bias that the noise leaves alone
+
+
+@dataclass(frozen=True)
+class TTNoise:
+    """Perturbed copies of a layer's cores and biases, generated inside the call.
+
+    Query p computes with ``fma(scales[p], z(seeds[p], stream, offset + i), value)`` in place of each
+    stored value, bit for bit what `zokern.perturb_` would have written; nothing is written.
+
+    Args:
+        seeds: one 64-bit seed a query.
+        scales: one factor a query (+eps, -eps, ...), rounded to fp32.
+        offsets: where each core, then the bias if there is one, begins in the stream; an adapter's
+            are those of `down` followed by those of `up`. None leaves that tensor unperturbed.
+        stream: ordinal of the buffer that the cores are views of.
+        distribution: "gaussian" or "rademacher".
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or out of range; it is named.
+
+    Example:
+        >>> noise = zokern.TTNoise(seeds=[7, 7], scales=[1e-3, -1e-3], offsets=[0, 80, 480, 880])
+    """
+
+    seeds: Sequence[int]
+    scales: Sequence[float]
+    offsets: Sequence[int | None]
+    stream: int = 0
+    distribution: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        def keep(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        keep("seeds", tuple(check_seed(s, f"noise.seeds[{k}]") for k, s in enumerate(self.seeds)))
+        scales = (check_fp32(s, f"noise.scales[{k}]") for k, s in enumerate(self.scales))
+        keep("scales", tuple(scales))
+        if not self.seeds:
+            raise ValueError("noise.seeds must name at least one query, got []")
+        if len(self.seeds) != len(self.scales):
+            raise ValueError(f"noise.scales has {len(self.scales)} entries for {len(self.seeds)} seeds")
+        keep("stream", check_seed(self.stream, "noise.stream"))
+        if self.stream >= 1 << 32:
+            raise ValueError(f"noise.stream must be in [0, 2**32), got {self.stream}")
+        keep("offsets", _check_offsets(self.offsets))
+        check_choice(self.distribution, DISTRIBUTIONS, "noise.distribution")
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The offsets, with `FIXED` for None."""
+        return self.offsets  # type: ignore[return-value]
+
+    def at(self, offsets: Sequence[int | None]) -> TTNoise:
+        """The same noise for a layer whose tensors begin at `offsets`."""
+        other = object.__new__(TTNoise)
+        other.__dict__.update(self.__dict__, offsets=_check_offsets(offsets))
+        return other
+
+
+def _check_offsets(offsets: Sequence[int | None]) -> tuple[int, ...]:
+    checked = []
+    for i, offset in enumerate(offsets):
+        value = FIXED if offset is None or offset == FIXED else check_seed(offset, f"noise.offsets[{i}]")
+        if value >= 1 << 62:
+            raise ValueError(f"noise.offsets[{i}] must be in [0, 2**62), got {value}")
+        checked.append(value)
+    return tuple(checked)
+
+
+@dataclass(frozen=True)
+class TTLayer:
+    """One checked layer as the backends take it.
+
+    cores: `[r_{i-1}, k_i, r_i]` each, or `[P, r_{i-1}, k_i, r_i]` where `batched`; any strides.
+    bias: `[out]` or `[P, out]` or None.
+    """
+
+    cores: tuple[Tensor, ...]
+    bias: Tensor | None
+    batched: bool
+    plan: TTPlan
+
+    @property
+    def queries(self) -> int | None:
+        """P, or None where all rows use the same cores."""
+        return self.cores[0].shape[0] if self.batched else None
+
+    @property
+    def bias_batched(self) -> bool:
+        return self.bias is not None and self.bias.dim() == 2
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The cores, then the bias if there is one: the order of a noise's offsets."""
+        return self.cores if self.bias is None else (*self.cores, self.bias)
+
+    def dense(self) -> list[Tensor]:
+        """`tensors`, each one itself where a query's part is dense, else a dense copy."""
+
+        def one(tensor: Tensor, batched: bool) -> Tensor:
+            part = tensor[0] if batched else tensor
+            return tensor if part.is_contiguous() else tensor.contiguous()
+
+        dense = [one(core, self.batched) for core in self.cores]
+        return dense if self.bias is None else [*dense, one(self.bias, self.bias_batched)]
+
+    def planned(self, rows: int, groups: int | str) -> TTLayer:
+        p = self.plan
+        return replace(self, plan=make_plan(p.modes, p.ranks, p.split, rows, groups))
+
+
+def check_cores(cores: Sequence[Tensor], split: int | None, name: str, split_name: str) -> TTLayer:
+    """The layer of `cores`, with its bipartite plan.
+
+    Raises:
+        TypeError: not a sequence of tensors of one dtype, float32 or float64.
+        ValueError: ranks do not chain, a size is 0, the split leaves a side without cores.
+    """
+    if isinstance(cores, Tensor) or not isinstance(cores, Iterable):
+        raise TypeError(f"{name} must be a list of tensors, got {type(cores).__name__}")
+    cores = tuple(cores)
+    if len(cores) < 2:
+        raise ValueError(f"{name} must have at least 2 cores, one a side, got {len(cores)}")
+    for i, core in enumerate(cores):
+        check_tensor(core, f"{name}[{i}]")
+        if core.dtype not in CORE_DTYPES or core.dtype != cores[0].dtype:
+            raise TypeError(
+                f"{name}[{i}] has dtype {core.dtype}; cores are float32 (or all float64), whatever x's"
+            )
+        if core.device != cores[0].device:
+            raise ValueError(f"{name}[{i}] is on {core.device} and {name}[0] on {cores[0].device}")
+        if core.dim() != cores[0].dim() or core.dim() not in (3, 4):
+            raise ValueError(
+                f"{name}[{i}] has shape {tuple(core.shape)}; every core is (r, k, r') "
+                f"or, with one set a query, (P, r, k, r')"
+            )
+        if 0 in core.shape:
+            raise ValueError(f"{name}[{i}] has a size of 0: shape {tuple(core.shape)}")
+        if core.dim() == 4 and core.shape[0] != cores[0].shape[0]:
+            raise ValueError(f"{name}[{i}] holds {core.shape[0]} queries and {name}[0] {cores[0].shape[0]}")
+    ranks = [core.shape[-3] for core in cores] + [cores[-1].shape[-1]]
+    for i, core in enumerate(cores):
+        if core.shape[-1] != ranks[i + 1]:
+            raise ValueError(
+                f"ranks of {name} do not chain: {name}[{i}] ends with rank {core.shape[-1]}, "
+                f"{name}[{i + 1}] begins with {ranks[i + 1]}"
+            )
+    if ranks[0] != 1 or ranks[-1] != 1:
+        raise ValueError(f"{name} must begin and end with rank 1, got {ranks[0]} and {ranks[-1]}")
+    if split is None:
+        split = len(cores) // 2
+    if isinstance(split, bool) or not isinstance(split, int):
+        raise TypeError(f"{split_name} must be an int, got {split!r}")
+    if not 1 <= split < len(cores):
+        raise ValueError(f"{split_name} must be in [1, {len(cores) - 1}] for {len(cores)} cores, got {split}")
+    modes = tuple(core.shape[-2] for core in cores)
+    plan = TTPlan(modes, tuple(ranks), split, 0, split)
+    return TTLayer(cores, None, cores[0].dim() == 4, plan)
+
+
+def with_bias(layer: TTLayer, bias: Tensor | None, name: str) -> TTLayer:
+    if bias is None:
+        return layer
+    check_tensor(bias, name)
+    first = layer.cores[0]
+    if bias.dtype != first.dtype:
+        raise TypeError(f"{name} has dtype {bias.dtype}, the cores {first.dtype}")
+    if bias.device != first.device:
+        raise ValueError(f"{name} is on {bias.device}, the cores on {first.device}")
+    n = layer.plan.out_features
+    allowed = [(n,), (first.shape[0], n)] if layer.batched else [(n,)]
+    if tuple(bias.shape) not in allowed:
+        raise ValueError(f"{name} has shape {tuple(bias.shape)}, expected {' or '.join(map(str, allowed))}")
+    return replace(layer, bias=bias)
+
+
+def check_x(x: Tensor, plan: TTPlan, first: Tensor) -> None:
+    """x fits a layer of this plan whose first core is `first`."""
+    check_tensor(x, "x")
+    if (x.dtype == torch.float64) != (first.dtype == torch.float64):
+        raise TypeError(f"x has dtype {x.dtype} and the cores {first.dtype}; float64 goes with float64")
+    if x.device != first.device:
+        raise ValueError(f"x is on {x.device}, the cores on {first.device}")
+    size = plan.in_features
+    if x.dim() == 0 or x.shape[-1] != size:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, its last dimension must be {size} "
+            f"(modes {list(plan.modes[: plan.split])})"
+        )
+
+
+def count_queries(x: Tensor, stored: int | None, tensors: int, noise: TTNoise | None) -> int | None:
+    """P, from the cores (`stored`) or the noise; None where all rows use the same cores.
+
+    `tensors` is the number of the call's cores and biases."""
+    if noise is None and stored is None:
+        return None
+    if noise is None:
+        queries, source = stored, "the cores"
+    else:
+        if stored is not None:
+            raise ValueError("noise goes with cores of one query (3 dimensions), got 4 dimensions")
+        if len(noise.offsets) != tensors:
+            raise ValueError(f"noise.offsets has {len(noise.offsets)} entries for {tensors} cores and biases")
+        queries, source = len(noise.seeds), "noise.seeds"
+    assert queries is not None
+    if x.dim() < 2 or x.shape[0] % queries:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; its first dimension must be a multiple "
+            f"of the {queries} queries in {source}"
+        )
+    return queries

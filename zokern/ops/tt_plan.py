@@ -1,0 +1,140 @@
+"""The planner of tensor-train contractions: which groups of cores to contract before x meets them.
+
+A layer has four groups, two of which may be left out (`csrc/core/tt.h` writes them as formulas):
+
+    left   cores [0, in_cut)       contracted first with x; left out: in_cut = 0
+    middle cores [in_cut, split)
+    outer  cores [split, out_cut)  left out: out_cut = split
+    right  cores [out_cut, n)
+
+Two groups are the bipartite form (x A) B, three the tripartite, four the quadripartite. The choice
+counts multiply-adds in vectors of 16 columns, the same on every instruction set and backend, so the
+grouping, and with it the rounding, does not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LANES = 16
+GROUPS = ("auto", 2, 3, 4)
+
+
+def _vectors(n: int) -> int:
+    return -(-n // LANES)
+
+
+@dataclass(frozen=True)
+class TTPlan:
+    """How one tensor-train layer is contracted, and what that costs.
+
+    Args:
+        modes: k_1 .. k_n; the first `split` multiply to the input size, the rest to the output size.
+        ranks: r_0 .. r_n, with r_0 = r_n = 1.
+        split: number of cores on the input side.
+        in_cut, out_cut: where the groups end (see the module's docstring).
+    """
+
+    modes: tuple[int, ...]
+    ranks: tuple[int, ...]
+    split: int
+    in_cut: int
+    out_cut: int
+
+    @property
+    def in_features(self) -> int:
+        return math.prod(self.modes[: self.split])
+
+    @property
+    def out_features(self) -> int:
+        return math.prod(self.modes[self.split :])
+
+    @property
+    def rank(self) -> int:
+        """The rank at the split."""
+        return self.ranks[self.split]
+
+    @property
+    def groups(self) -> int:
+        return 2 + (self.in_cut > 0) + (self.out_cut > self.split)
+
+    @property
+    def parameters(self) -> int:
+        return sum(a * k * b for a, k, b in zip(self.ranks, self.modes, self.ranks[1:]))
+
+    def _products(self) -> list[tuple[int, int, int]]:
+        """The matrix products (m, k, n) that contract the cores, grown from the rank-1 boundary."""
+        products = []
+        for first, last in ((0, self.in_cut), (self.in_cut, self.split), (self.split, self.out_cut)):
+            rows = self.ranks[first]
+            for i in range(first + 1, last):
+                rows *= self.modes[i - 1]
+                products.append((rows, self.ranks[i], self.modes[i] * self.ranks[i + 1]))
+        columns = self.modes[-1]
+        for i in range(len(self.modes) - 2, self.out_cut - 1, -1):
+            products.append((self.ranks[i] * self.modes[i], self.ranks[i + 1], columns))
+            columns *= self.modes[i]
+        return products
+
+    def _row_products(self) -> list[tuple[int, int, int]]:
+        """The matrix products (m, k, n) of one row of x, with n the vector's dimension."""
+        inner = math.prod(self.modes[self.in_cut : self.split])
+        outer = math.prod(self.modes[self.split : self.out_cut])
+        in_rank, out_rank = self.ranks[self.in_cut], self.ranks[self.out_cut]
+        products = [(1, in_rank * inner, self.rank), (outer, out_rank, self.out_features // outer)]
+        if self.in_cut > 0:
+            products.append((in_rank, self.in_features // inner, inner))
+        if self.out_cut > self.split:
+            products.append((1, self.rank, outer * out_rank))
+        return products
+
+    def macs(self, rows: int, queries: int = 1) -> int:
+        """Multiply-adds of a call: `queries` contractions of the cores and `rows` rows in all."""
+        cores = sum(m * k * n for m, k, n in self._products())
+        return queries * cores + rows * sum(m * k * n for m, k, n in self._row_products())
+
+    def flops(self, rows: int, queries: int = 1) -> int:
+        """Twice `macs`, plus one addition a row and output feature (bias or residual)."""
+        return 2 * self.macs(rows, queries) + rows * self.out_features
+
+    def bytes(self, rows: int, queries: int = 1, itemsize: int = 4) -> int:
+        """Memory a call must move: x once, y once, the fp32 cores once a query."""
+        data = rows * (self.in_features + self.out_features) * itemsize
+        return data + queries * 4 * self.parameters
+
+    def _cost(self, rows: int) -> int:
+        """Vector instructions of a call of one query."""
+        cores = sum(m * k * _vectors(n) for m, k, n in self._products())
+        return cores + rows * sum(m * k * _vectors(n) for m, k, n in self._row_products())
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(modes: tuple[int, ...], ranks: tuple[int, ...], split: int, rows: int, groups: object) -> TTPlan:
+    candidates = [
+        plan
+        for in_cut in range(split)
+        for out_cut in range(split, len(modes))
+        for plan in [TTPlan(modes, ranks, split, in_cut, out_cut)]
+        if groups in ("auto", plan.groups)
+    ]
+    if not candidates:
+        sides = f"{split} on the input and {len(modes) - split} on the output side"
+        raise ValueError(f"groups={groups} does not fit {len(modes)} cores, {sides}")
+    # ties go to fewer groups
+    return min(candidates, key=lambda plan: (plan._cost(rows), plan.groups))
+
+
+def make_plan(
+    modes: Sequence[int], ranks: Sequence[int], split: int, rows: int = 1, groups: int | str = "auto"
+) -> TTPlan:
+    """The cheapest grouping of checked shapes for `rows` rows of one query.
+
+    Raises:
+        ValueError: the number of groups asked for is unknown, or the layer has too few cores for it.
+    """
+    if groups not in GROUPS:
+        raise ValueError(f"groups must be 'auto', 2, 3 or 4, got {groups!r}")
+    return _plan(tuple(modes), tuple(ranks), split, max(1, int(rows)), groups)
