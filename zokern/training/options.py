@@ -186,6 +186,7 @@ _DEFAULT_TUNING = {"mlp": "full", "minilm": "head"}
 
 # (task, model, tuning) -> what a good short run takes, measured with MeZO on 2 cores.
 _TASK_DEFAULTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("mr", "smollm2", "lora"): {"lr": 8e-4, "eps": 1e-2, "steps": 160, "lr_schedule": "linear"},
     ("digits", "mlp", "full"): {
         "lr": 3e-2,
         "eps": 1e-3,
