@@ -72,9 +72,12 @@ std::vector<zk_state> to_states(const std::vector<StateTuple>& tuples, const std
   return states;
 }
 
-zk_adam to_adam(const std::vector<uint64_t>& seeds, const std::vector<float>& grads,
-                const std::vector<float>& displacements, float decay, const std::vector<float>& r, int variant,
-                int distribution, int rounding) {
+// (seeds, grads, displacements, decay, rule, variant, distribution, rounding)
+using AdamTuple = std::tuple<std::vector<uint64_t>, std::vector<float>, std::vector<float>, float, std::vector<float>,
+                             int, int, int>;
+
+zk_adam to_adam(const AdamTuple& tuple) {
+  const auto& [seeds, grads, displacements, decay, r, variant, distribution, rounding] = tuple;
   if (seeds.empty() || grads.size() != seeds.size() || displacements.size() != seeds.size() || r.size() != 8) {
     throw std::invalid_argument("seeds, grads, displacements and the rule do not match");
   }
@@ -84,10 +87,23 @@ zk_adam to_adam(const std::vector<uint64_t>& seeds, const std::vector<float>& gr
           rounding};
 }
 
-zk_adamu to_adamu(uint64_t seed, float scale, float displacement, float decay, const std::vector<float>& r,
-                  bool update, int rounding) {
+// (seed, scale, displacement, decay, rule, update, rounding)
+using AdamuTuple = std::tuple<uint64_t, float, float, float, std::vector<float>, bool, int>;
+
+zk_adamu to_adamu(const AdamuTuple& tuple) {
+  const auto& [seed, scale, displacement, decay, r, update, rounding] = tuple;
   if (r.size() != 8) throw std::invalid_argument("the rule has 8 constants");
   return {seed, scale, displacement, decay, {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7]}, update, rounding};
+}
+
+// (seeds, scales, decay, distribution, rounding), and a mask or a threshold for each tensor
+using MoveTuple = std::tuple<std::vector<uint64_t>, std::vector<float>, float, int, int>;
+
+zk_move to_move(const MoveTuple& tuple) {
+  const auto& [seeds, scales, decay, distribution, rounding] = tuple;
+  if (seeds.size() != scales.size()) throw std::invalid_argument("seeds and scales must have the same length");
+  if (rounding == ZK_STOCHASTIC && seeds.empty()) throw std::invalid_argument("stochastic rounding needs a seed");
+  return {seeds.data(), scales.data(), static_cast<int64_t>(seeds.size()), decay, 0, distribution, rounding};
 }
 
 template <class Launch>
@@ -98,6 +114,43 @@ void without_gil(const Launch& launch) {
     status = launch();
   }
   check(status);
+}
+
+// launch(tensors, states, how many tensors) without the GIL; `count` states a tensor
+template <class Launch>
+void with_states(const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& state_tuples, size_t count,
+                 const Launch& launch) {
+  const std::vector<zk_tensor> tensors = to_tensors(tuples);
+  const std::vector<zk_state> states = to_states(state_tuples, tensors, count);
+  without_gil([&] { return launch(tensors.data(), states.data(), static_cast<int64_t>(tensors.size())); });
+}
+
+template <class Launch>
+void adam(const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states, const AdamTuple& tuple,
+          const Launch& launch) {
+  const zk_adam move = to_adam(tuple);
+  with_states(tensors, states, move.variant == ZK_ADAMM ? 3 : 2,
+              [&](const zk_tensor* t, const zk_state* s, int64_t n) { return launch(t, s, n, &move); });
+}
+
+template <class Launch>
+void adamu(const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states, const AdamuTuple& tuple,
+           const Launch& launch) {
+  const zk_adamu move = to_adamu(tuple);
+  with_states(tensors, states, 1,
+              [&](const zk_tensor* t, const zk_state* s, int64_t n) { return launch(t, s, n, &move); });
+}
+
+template <class Launch>
+void perturb_masked(const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& masks,
+                    const std::vector<float>& thresholds, const MoveTuple& tuple, const Launch& launch) {
+  const zk_move move = to_move(tuple);
+  if (masks.empty() && thresholds.size() != tensors.size()) {
+    throw std::invalid_argument("thresholds and tensors do not match");
+  }
+  with_states(tensors, masks, masks.empty() ? 0 : 1, [&](const zk_tensor* t, const zk_state* s, int64_t n) {
+    return launch(t, masks.empty() ? nullptr : s, thresholds.data(), n, &move);
+  });
 }
 
 // Gathers the arguments of a move, then runs `launch` on them without the GIL.
@@ -132,38 +185,29 @@ PYBIND11_MODULE(_C, m) {
         tensors, seeds, scales, decay, lane, distribution, rounding,
         [=](const zk_tensor* t, int64_t n, const zk_move* move) { return zk_cpu_perturb(t, n, move, isa, threads); });
   });
-  m.def("cpu_perturb_masked", [](const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& masks,
-                                 const std::vector<float>& thresholds, const std::vector<uint64_t>& seeds,
-                                 const std::vector<float>& scales, float decay, int distribution, int rounding,
-                                 int isa, int threads) {
-    if ((masks.empty() ? thresholds.size() : masks.size()) != tuples.size()) {
-      throw std::invalid_argument("masks or thresholds and tensors do not match");
-    }
-    perturb(tuples, seeds, scales, decay, 0, distribution, rounding,
-            [&](const zk_tensor* t, int64_t n, const zk_move* move) {
-              const std::vector<zk_state> states = to_states(masks, {t, t + n}, masks.empty() ? 0 : 1);
-              return zk_cpu_perturb_masked(t, masks.empty() ? nullptr : states.data(), thresholds.data(), n, move,
-                                           isa, threads);
-            });
+  m.def("cpu_perturb_masked", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& masks,
+                                 const std::vector<float>& thresholds, const MoveTuple& move, int isa, int threads) {
+    perturb_masked(tensors, masks, thresholds, move, [=](auto... a) { return zk_cpu_perturb_masked(a..., isa, threads); });
   });
-  m.def("cpu_adam", [](const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& states,
-                       const std::vector<uint64_t>& seeds, const std::vector<float>& grads,
-                       const std::vector<float>& displacements, float decay, const std::vector<float>& rule,
-                       int variant, int distribution, int rounding, int isa, int threads) {
-    const auto tensors = to_tensors(tuples);
-    const auto all = to_states(states, tensors, variant == ZK_ADAMM ? 3 : 2);
-    const zk_adam move = to_adam(seeds, grads, displacements, decay, rule, variant, distribution, rounding);
-    const auto n = static_cast<int64_t>(tensors.size());
-    without_gil([&] { return zk_cpu_adam(tensors.data(), all.data(), n, &move, isa, threads); });
+  m.def("cpu_adam", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
+                       const AdamTuple& move, int isa, int threads) {
+    adam(tensors, states, move, [=](auto... a) { return zk_cpu_adam(a..., isa, threads); });
   });
-  m.def("cpu_adamu", [](const std::vector<TensorTuple>& tuples, const std::vector<StateTuple>& states, uint64_t seed,
-                        float scale, float displacement, float decay, const std::vector<float>& rule, bool update,
-                        int rounding, int isa, int threads) {
-    const auto tensors = to_tensors(tuples);
-    const auto all = to_states(states, tensors, 1);
-    const zk_adamu move = to_adamu(seed, scale, displacement, decay, rule, update, rounding);
-    const auto n = static_cast<int64_t>(tensors.size());
-    without_gil([&] { return zk_cpu_adamu(tensors.data(), all.data(), n, &move, isa, threads); });
+  m.def("cpu_adamu", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
+                        const AdamuTuple& move, int isa, int threads) {
+    adamu(tensors, states, move, [=](auto... a) { return zk_cpu_adamu(a..., isa, threads); });
+  });
+  m.def("cuda_perturb_masked", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& masks,
+                                 const std::vector<float>& thresholds, const MoveTuple& move, int device, uintptr_t stream) {
+    perturb_masked(tensors, masks, thresholds, move, [=](auto... a) { return zk_cuda_perturb_masked(a..., device, reinterpret_cast<void*>(stream)); });
+  });
+  m.def("cuda_adam", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
+                       const AdamTuple& move, int device, uintptr_t stream) {
+    adam(tensors, states, move, [=](auto... a) { return zk_cuda_adam(a..., device, reinterpret_cast<void*>(stream)); });
+  });
+  m.def("cuda_adamu", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
+                        const AdamuTuple& move, int device, uintptr_t stream) {
+    adamu(tensors, states, move, [=](auto... a) { return zk_cuda_adamu(a..., device, reinterpret_cast<void*>(stream)); });
   });
   m.def("cpu_normal_tile", [](uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa) {
     std::vector<float> out(256);

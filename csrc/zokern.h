@@ -168,6 +168,14 @@ typedef struct zk_adamu {
 int zk_cpu_adamu(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adamu* move, int isa,
                  int threads);
 
+/* The same on a device, as zk_cuda_perturb. */
+int zk_cuda_perturb_masked(const zk_tensor* tensors, const zk_state* masks, const float* thresholds, int64_t n_tensors,
+                           const zk_move* move, int device, void* stream);
+int zk_cuda_adam(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adam* move, int device,
+                 void* stream);
+int zk_cuda_adamu(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adamu* move, int device,
+                  void* stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,10 +6,12 @@
 
 #ifdef __CUDACC__
 #define ZK_INLINE static __host__ __device__ __forceinline__
+#define ZK_MEMBER __host__ __device__ __forceinline__
 #else
 // Always inlined: the same header is compiled for several instruction sets, and an out-of-line copy
 // built for a newer one must never be the copy the linker keeps.
 #define ZK_INLINE static inline __attribute__((always_inline))
+#define ZK_MEMBER inline __attribute__((always_inline))
 #endif
 
 namespace zk {

@@ -18,6 +18,11 @@
 
 namespace zk::cuda {
 
+ZK_INLINE uint32_t word_of(const uint32_t words[4], uint32_t j) {  // words[j] without an array in memory
+  const uint32_t low = j & 1 ? words[1] : words[0], high = j & 1 ? words[3] : words[2];
+  return j & 2 ? high : low;
+}
+
 struct F32 {
   using bits = uint32_t;
   using real = float;

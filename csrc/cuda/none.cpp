@@ -3,6 +3,19 @@
 
 extern "C" int zk_cuda_perturb(const zk_tensor*, int64_t, const zk_move*, int, void*) { return ZK_NO_CUDA; }
 
+extern "C" int zk_cuda_perturb_masked(const zk_tensor*, const zk_state*, const float*, int64_t, const zk_move*, int,
+                                      void*) {
+  return ZK_NO_CUDA;
+}
+
+extern "C" int zk_cuda_adam(const zk_tensor*, const zk_state*, int64_t, const zk_adam*, int, void*) {
+  return ZK_NO_CUDA;
+}
+
+extern "C" int zk_cuda_adamu(const zk_tensor*, const zk_state*, int64_t, const zk_adamu*, int, void*) {
+  return ZK_NO_CUDA;
+}
+
 extern "C" int zk_cuda_device_count(void) { return 0; }
 
 extern "C" const char* zk_cuda_last_error(void) { return "built without nvcc: no CUDA kernels in this library"; }

@@ -206,11 +206,6 @@ ZK_INLINE void run_dense(const P& p, uint32_t block, uint32_t blocks, uint32_t t
 
 // ---- any strides, any dtype, any move: two elements a thread, every choice at run time
 
-ZK_INLINE uint32_t pick(const uint32_t words[4], uint32_t j) {  // words[j] without an array in memory
-  const uint32_t low = j & 1 ? words[1] : words[0], high = j & 1 ? words[3] : words[2];
-  return j & 2 ? high : low;
-}
-
 ZK_INLINE void locate(const Strided& entry, uint64_t index, int64_t& src, int64_t& dst) {
   src = dst = 0;
   ZK_NO_UNROLL
@@ -251,11 +246,11 @@ ZK_INLINE void general_pair(const Header& p, const Strided& entry, uint64_t unit
     philox_block(seed, rademacher_move ? block >> 4 : block, entry.stream, p.lane, words);
     if (rademacher_move) {
       const uint32_t element = static_cast<uint32_t>(block) * kUnit + 2 * j;
-      const uint32_t word = pick(words, (element >> 5) & 3) >> (element & 31);
+      const uint32_t word = word_of(words, (element >> 5) & 3) >> (element & 31);
       z[0] = word & 1 ? -1.0f : 1.0f;
       z[1] = word & 2 ? -1.0f : 1.0f;
     } else {
-      normal_pair(pick(words, j), pick(words, j ^ 1), z[0], z[1]);
+      normal_pair(word_of(words, j), word_of(words, j ^ 1), z[0], z[1]);
     }
     acc[0] = fused(term.scale, z[0], acc[0]);
     acc[1] = fused(term.scale, z[1], acc[1]);
@@ -265,7 +260,7 @@ ZK_INLINE void general_pair(const Header& p, const Strided& entry, uint64_t unit
   if (stochastic) {
     uint32_t words[4];
     draw_rounding(p, block, entry.stream, words);
-    random = pick(words, j);
+    random = word_of(words, j);
   }
   ZK_UNROLL
   for (uint32_t i = 0; i < 2; ++i)

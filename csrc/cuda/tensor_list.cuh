@@ -35,7 +35,7 @@ constexpr size_t kParamBytes = 32764;
 struct alignas(16) Term {
   uint32_t key0, key1;
   float scale;
-  uint32_t unused;
+  float second;  // adam: the displacement, beside the gradient in `scale`
 };
 
 struct Dense {
@@ -148,8 +148,8 @@ inline Dense dense_entry(const zk_tensor& tensor, bool shifted) {
   return entry;
 }
 
-inline Term make_term(uint64_t seed, float scale) {
-  return Term{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), scale, 0};
+inline Term make_term(uint64_t seed, float scale, float second = 0.0f) {
+  return Term{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), scale, second};
 }
 
 inline void set_move(const zk_move& move, const Term* more, Header& header) {

@@ -42,3 +42,27 @@ def pack_with_states(
         strided = bool(tensors[-1][6])
         packed += [(t.data_ptr(), list(t.stride()) if strided else []) for t in mine]
     return tensors, packed
+
+
+def pack_masked(
+    seeds: list[int], scales: list[float], decay: float, distribution: str, rounding: str
+) -> tuple[object, ...]:
+    return seeds, scales, decay, DISTRIBUTION[distribution], ROUNDING[rounding]
+
+
+def pack_adam(
+    seeds: list[int], grads: list[float], displacements: list[float], decay: float, rule: list[float],
+    variant: str, distribution: str, rounding: str,
+) -> tuple[object, ...]:  # fmt: skip
+    numbers = (seeds, grads, displacements, decay, rule)
+    return *numbers, VARIANT[variant], DISTRIBUTION[distribution], ROUNDING[rounding]
+
+
+def pack_probe(seed: int, scale: float, decay: float, rule: list[float], rounding: str) -> tuple[object, ...]:
+    return seed, scale, 0.0, decay, [*rule, 0.0, 0.0, 1.0, 1.0], False, ROUNDING[rounding]
+
+
+def pack_update(
+    seed: int, scale: float, displacement: float, decay: float, rule: list[float], rounding: str
+) -> tuple[object, ...]:
+    return seed, scale, displacement, decay, rule, True, ROUNDING[rounding]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .. import backends
 from ._openmp import gomp_parallel
-from ._pack import DISTRIBUTION, ROUNDING, VARIANT, pack, pack_list, pack_with_states
+from ._pack import DISTRIBUTION, ROUNDING, pack, pack_list
+from ._state import state_ops
 
 try:
     from .. import _C
@@ -80,61 +81,12 @@ def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distrib
     _run([pack(None, out, stream, offset)], [seed], [1.0], 1.0, lane, distribution, "nearest")
 
 
-def _machine() -> tuple[int, int]:
+def _machine(_: torch.device) -> tuple[int, int]:
     return backends.ISAS.index(current_isa()), torch.get_num_threads()
-
-
-def perturb_masked_(
-    params: list[Tensor], out: list[Tensor], masks: list[Tensor], thresholds: list[float],
-    seeds: list[int], scales: list[float], decay: float, streams: list[int], offsets: list[int],
-    distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    """Backend entry; arguments as checked and normalised by `zokern.ops.masked`."""
-    _C.cpu_perturb_masked(*pack_with_states(params, out, streams, offsets, masks), thresholds, seeds, scales,
-                          decay, DISTRIBUTION[distribution], ROUNDING[rounding], *_machine())  # fmt: skip
-
-
-def adam_(
-    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
-    max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
-    decay: float, rule: list[float], variant: str, streams: list[int], offsets: list[int],
-    distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    """Backend entry; arguments as checked and normalised by `zokern.ops.adam`."""
-    lists = pack_with_states(params, out, streams, offsets, exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
-    _C.cpu_adam(*lists, seeds, grads, displacements, decay, rule, VARIANT[variant],
-                DISTRIBUTION[distribution], ROUNDING[rounding], *_machine())  # fmt: skip
-
-
-def adamu_probe_(
-    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-    decay: float, rule: list[float], streams: list[int], offsets: list[int], rounding: str,
-) -> None:  # fmt: skip
-    """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
-    lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-    _C.cpu_adamu(*lists, seed, scale, 0.0, decay, [*rule, 0.0, 0.0, 1.0, 1.0], False, ROUNDING[rounding],
-                 *_machine())  # fmt: skip
-
-
-def adamu_update_(
-    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-    displacement: float, decay: float, rule: list[float], streams: list[int], offsets: list[int],
-    rounding: str,
-) -> None:  # fmt: skip
-    """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
-    lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-    _C.cpu_adamu(*lists, seed, scale, displacement, decay, rule, True, ROUNDING[rounding],
-                 *_machine())  # fmt: skip
 
 
 from . import tt as _tt  # noqa: E402  (it reads this module)
 
-OPS = {
-    "perturb_": perturb_,
-    "normal_": normal_,
-    "perturb_masked_": perturb_masked_,
-    "adam_": adam_,
-    "adamu_probe_": adamu_probe_,
-    "adamu_update_": adamu_update_,
-    **_tt.OPS,
-}
+OPS = {"perturb_": perturb_, "normal_": normal_, **_tt.OPS}
+if _C is not None:
+    OPS |= state_ops(_C.cpu_perturb_masked, _C.cpu_adam, _C.cpu_adamu, _machine)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._pack import DISTRIBUTION, ROUNDING, Packed, pack, pack_list
+from ._state import state_ops
 
 try:
     from .. import _C
@@ -24,12 +25,16 @@ def unavailable_reason(device_type: str) -> str | None:
     return None if torch.cuda.is_available() else "this PyTorch was built without CUDA"
 
 
+def _machine(device: torch.device) -> tuple[int, int]:
+    """Index of the device, and PyTorch's current stream on it."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return index, torch.cuda.current_stream(device).cuda_stream
+
+
 def _run(tensors: list[Packed], device: torch.device, seeds: list[int], scales: list[float],
          decay: float, lane: int, distribution: str, rounding: str) -> None:  # fmt: skip
-    index = torch.cuda.current_device() if device.index is None else device.index
-    stream = torch.cuda.current_stream(device).cuda_stream
     _C.cuda_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
-                    ROUNDING[rounding], index, stream)  # fmt: skip
+                    ROUNDING[rounding], *_machine(device))  # fmt: skip
 
 
 def perturb_(
@@ -48,3 +53,5 @@ def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distrib
 
 
 OPS = {"perturb_": perturb_, "normal_": normal_}
+if _C is not None:
+    OPS |= state_ops(_C.cuda_perturb_masked, _C.cuda_adam, _C.cuda_adamu, _machine)
