@@ -10,7 +10,8 @@ from torch import Tensor
 from ._library import LIBRARY
 from ._tt_checks import TTLayer, check_cores, with_bias
 
-_NO_GRADS = (None,) * 7  # groups, then the five arguments of the noise, and one more integer
+# groups, seeds, scales, offsets, stream, distribution; PyTorch takes an empty list for one of tensors
+_NO_GRADS = (None, [], [], [], None, None)
 
 
 def _matrix(x: Tensor, layer: TTLayer) -> Tensor:
@@ -48,7 +49,7 @@ def _linear_backward(ctx: Any, grad: Tensor) -> tuple:
     x, bias, *cores = ctx.saved_tensors
     layer = with_bias(check_cores(cores, ctx.split, "cores", "split"), bias, "bias")
     grad_x, grads, grad_bias = reference.linear_backward(_matrix(x, layer), layer, _matrix(grad, layer))
-    return grad_x.reshape(x.shape).to(x.dtype), grads, grad_bias, *_NO_GRADS
+    return grad_x.reshape(x.shape).to(x.dtype), grads, grad_bias, None, *_NO_GRADS
 
 
 def _adapter_setup(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -71,7 +72,7 @@ def _adapter_backward(ctx: Any, grad: Tensor) -> tuple:
     )
     return (
         grad_x.reshape(x.shape).to(x.dtype), down_grads, up_grads, grad_down_bias, grad_up_bias,
-        None, None, None, None, *_NO_GRADS[:6],
+        None, None, None, None, *_NO_GRADS,
     )  # fmt: skip
 
 
