@@ -79,7 +79,10 @@ def learning_curve(
     prior_free = [row["calibrated_accuracy"] for row in evals] if calibrated else []
     if calibrated:
         axis.plot(at, prior_free, color=_CALIBRATED, linestyle=":", marker="o", ms=4, lw=1.6)
-    axis.plot(at, accuracy, color=_ACCURACY, marker="o", markersize=6, linewidth=2)
+    # Two points are no curve: nothing is known of the way between them.
+    line = {"linewidth": 2.0} if len(at) > 2 else {"linewidth": 0.9, "alpha": 0.4, "linestyle": "--"}
+    axis.plot(at, accuracy, color=_ACCURACY, **line)
+    axis.plot(at, accuracy, color=_ACCURACY, marker="o", markersize=6, linestyle="")
     for index in sorted({0, len(at) - 1}) if at else []:
         first, high = index == 0, accuracy[index] > 0.92
         axis.annotate(
@@ -90,6 +93,7 @@ def learning_curve(
             ha="left" if first else "right",
             color=_ACCURACY,
             fontweight="bold",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
         )
     if evals:
         axis.axhline(evals[0]["majority"], color="#9a9a9a", linewidth=1, linestyle="--")
