@@ -11,7 +11,7 @@ from ._library import LIBRARY
 from ._tt_checks import TTLayer, check_cores, with_bias
 
 # groups, seeds, scales, offsets, stream, distribution; PyTorch takes an empty list for one of tensors
-_NO_GRADS = (None, [], [], [], None, None)
+_NO_GRADS: tuple = (None, [], [], [], None, None)
 
 
 def _matrix(x: Tensor, layer: TTLayer) -> Tensor:
