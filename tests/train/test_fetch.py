@@ -153,6 +153,12 @@ def test_reads_an_archive_inside_an_archive(tmp_path, monkeypatch, pip):
     assert fetch(package)["data.txt"].read_bytes() == TEXT
 
 
+def test_members_may_go_into_subfolders(pip, package):
+    members = {"thing/data.txt": ("sub/folder/data.txt", digest(TEXT))}
+    nested = Package("thing", "1.0", package.sha256, package.size, members)
+    assert fetch(nested)["sub/folder/data.txt"].read_bytes() == TEXT
+
+
 def test_missing_member_is_a_sentence(pip, package):
     absent = Package("thing", "1.0", package.sha256, package.size, {"thing/no": ("n", "0" * 64)})
     with pytest.raises(UserError, match="no readable member thing/no"):

