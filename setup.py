@@ -21,41 +21,16 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
-CXX_FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-ffp-contract=off",
-    "-Wall",
-    "-Wextra",
-]
-ISA_FLAGS = {
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "avx512": [
-        "-mavx512f",
-        "-mavx512bw",
-        "-mavx512dq",
-        "-mavx512vl",
-        "-mfma",
-        "-mf16c",
-        "-Wno-maybe-uninitialized",
-        "-Wno-uninitialized",
-    ],  # gcc 12 warns of its own intrinsics
-}
+CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wextra".split()
+# gcc 12 warns of its own AVX-512 intrinsics
+AVX512_FLAGS = (
+    "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -Wno-maybe-uninitialized -Wno-uninitialized"
+)
+ISA_FLAGS = {"avx2": "-mavx2 -mfma -mf16c".split(), "avx512": AVX512_FLAGS.split()}
 CUDA_ARCHS = (80, 90, 100)
-CUDA_FLAGS = [
-    "-std=c++17",
-    "-O3",
-    "--fmad=false",
-    "-Xcompiler=-fPIC",
-    "-Xcompiler=-fvisibility=hidden",
-]
+CUDA_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC -Xcompiler=-fvisibility=hidden --threads=2".split()
 CUDA_FLAGS += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in CUDA_ARCHS]
-CUDA_FLAGS += [
-    f"-gencode=arch=compute_{CUDA_ARCHS[-1]},code=compute_{CUDA_ARCHS[-1]}",
-    "--threads=2",
-]
+CUDA_FLAGS += [f"-gencode=arch=compute_{CUDA_ARCHS[-1]},code=compute_{CUDA_ARCHS[-1]}"]
 
 
 def find_compiler() -> str | None:

@@ -103,7 +103,9 @@ def figure(rows: list[dict], path: Path) -> None:
     axis.barh(labels, forwards, color="#c9c9c9", label="two forwards")
     axis.barh(labels, outside, left=forwards, color="#1f6fb2", label="perturb, restore, update")
     for n, r in enumerate(rows):
-        axis.text(r["step"], n, f"  {r['step']:.2f} s, {r['outside'] * 1e3:.0f} ms outside", va="center", fontsize=8)
+        axis.text(
+            r["step"], n, f"  {r['step']:.2f} s, {r['outside'] * 1e3:.0f} ms outside", va="center", fontsize=8
+        )
     axis.invert_yaxis()
     axis.set_xlim(right=1.35 * max(r["step"] for r in rows))
     axis.set_xlabel("seconds a step")
@@ -115,7 +117,9 @@ def figure(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
@@ -145,7 +149,7 @@ def main() -> None:
                     runs[label].optimizer = optimizer
                     optimizers.append(optimizer)
             for repeat in range(arguments.repeats + 1):
-                for label, run in runs.items():
+                for run in runs.values():
                     run.run()
                     if run.optimizer:
                         run.optimizer.flush()
