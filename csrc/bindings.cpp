@@ -73,8 +73,8 @@ std::vector<zk_state> to_states(const std::vector<StateTuple>& tuples, const std
 }
 
 // (seeds, grads, displacements, decay, rule, variant, distribution, rounding)
-using AdamTuple = std::tuple<std::vector<uint64_t>, std::vector<float>, std::vector<float>, float, std::vector<float>,
-                             int, int, int>;
+using AdamTuple =
+    std::tuple<std::vector<uint64_t>, std::vector<float>, std::vector<float>, float, std::vector<float>, int, int, int>;
 
 zk_adam to_adam(const AdamTuple& tuple) {
   const auto& [seeds, grads, displacements, decay, r, variant, distribution, rounding] = tuple;
@@ -82,9 +82,8 @@ zk_adam to_adam(const AdamTuple& tuple) {
     throw std::invalid_argument("seeds, grads, displacements and the rule do not match");
   }
   const zk_adam_rule rule{r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7]};
-  return {seeds.data(), grads.data(), displacements.data(), static_cast<int64_t>(seeds.size()),
-          decay,        rule,         variant,              distribution,
-          rounding};
+  return {seeds.data(), grads.data(), displacements.data(), static_cast<int64_t>(seeds.size()), decay, rule, variant,
+          distribution, rounding};
 }
 
 // (seed, scale, displacement, decay, rule, update, rounding)
@@ -187,7 +186,8 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("cpu_perturb_masked", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& masks,
                                  const std::vector<float>& thresholds, const MoveTuple& move, int isa, int threads) {
-    perturb_masked(tensors, masks, thresholds, move, [=](auto... a) { return zk_cpu_perturb_masked(a..., isa, threads); });
+    perturb_masked(tensors, masks, thresholds, move,
+                   [=](auto... a) { return zk_cpu_perturb_masked(a..., isa, threads); });
   });
   m.def("cpu_adam", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
                        const AdamTuple& move, int isa, int threads) {
@@ -198,16 +198,19 @@ PYBIND11_MODULE(_C, m) {
     adamu(tensors, states, move, [=](auto... a) { return zk_cpu_adamu(a..., isa, threads); });
   });
   m.def("cuda_perturb_masked", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& masks,
-                                 const std::vector<float>& thresholds, const MoveTuple& move, int device, uintptr_t stream) {
-    perturb_masked(tensors, masks, thresholds, move, [=](auto... a) { return zk_cuda_perturb_masked(a..., device, reinterpret_cast<void*>(stream)); });
+                                  const std::vector<float>& thresholds, const MoveTuple& move, int device,
+                                  uintptr_t stream) {
+    perturb_masked(tensors, masks, thresholds, move,
+                   [=](auto... a) { return zk_cuda_perturb_masked(a..., device, reinterpret_cast<void*>(stream)); });
   });
   m.def("cuda_adam", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
-                       const AdamTuple& move, int device, uintptr_t stream) {
+                        const AdamTuple& move, int device, uintptr_t stream) {
     adam(tensors, states, move, [=](auto... a) { return zk_cuda_adam(a..., device, reinterpret_cast<void*>(stream)); });
   });
   m.def("cuda_adamu", [](const std::vector<TensorTuple>& tensors, const std::vector<StateTuple>& states,
-                        const AdamuTuple& move, int device, uintptr_t stream) {
-    adamu(tensors, states, move, [=](auto... a) { return zk_cuda_adamu(a..., device, reinterpret_cast<void*>(stream)); });
+                         const AdamuTuple& move, int device, uintptr_t stream) {
+    adamu(tensors, states, move,
+          [=](auto... a) { return zk_cuda_adamu(a..., device, reinterpret_cast<void*>(stream)); });
   });
   m.def("cpu_normal_tile", [](uint64_t seed, uint32_t stream, uint32_t lane, uint64_t tile, int isa) {
     std::vector<float> out(256);

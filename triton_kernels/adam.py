@@ -92,7 +92,7 @@ def adam_kernel(
             both = tl.load(table + 2 * k + 1)
             w = scaled(w, fp32_from(both >> 32), z)
             g = scaled(g, fp32_from(both), z)
-    g = scaled(g, l2, w.to(tl.float32))
+    g = tl.where(tl.cast(l2, tl.float32) != 0.0, scaled(g, l2, w.to(tl.float32)), g)
     m = scaled(tl.cast(rest1, tl.float32) * g, beta1, m)
     write(at_m, m, interior, start, n, BLOCK)
     if VARIANT == 1:

@@ -1,10 +1,11 @@
 // Adam, AdaMax and AdaMM on one gradient element, generic over the arithmetic A (scalar.h, cpu/vec_*.h).
 //
+//   g = fma(l2, w, g) unless l2 is 0 (an infinite weight would make it NaN); w: the weight
 //   m = fma(beta1, m, (1-beta1) g)
 //   adam:   v = fma(beta2, v, ((1-beta2) g) g)                       u = m / fma(root_scale, sqrt(v), eps)
 //   adamm:  the same v, top = max(top, v)                            u = m / fma(root_scale, sqrt(top), eps)
 //   adamax: v = max(beta2 v, |g| + eps)                              u = m / v
-//   p = fma(-step_size, u, p)
+//   p = fma(-step_size, u, w)
 //
 // Every operation is rounded once; division and root correctly. Bytes an element: m, v and p (and top)
 // read and written.

@@ -17,8 +17,9 @@ struct AdamuRule {
   typename A::F root_alpha, root_rest, beta1, rest1, beta2, rest2, sigma, momentum_scale;
 
   ZK_INLINE AdamuRule make(const zk_adamu_rule& r) {
-    return {A::broadcast(r.root_alpha), A::broadcast(r.root_rest), A::broadcast(r.beta1), A::broadcast(r.rest1),
-            A::broadcast(r.beta2),      A::broadcast(r.rest2),     A::broadcast(r.sigma), A::broadcast(r.momentum_scale)};
+    return {A::broadcast(r.root_alpha), A::broadcast(r.root_rest),     A::broadcast(r.beta1),
+            A::broadcast(r.rest1),      A::broadcast(r.beta2),         A::broadcast(r.rest2),
+            A::broadcast(r.sigma),      A::broadcast(r.momentum_scale)};
   }
 };
 

@@ -17,12 +17,11 @@ const AdamTable* table_of(int isa) {
 }  // namespace zk
 
 extern "C" int zk_cpu_adam(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adam* move,
-                       int isa, int threads) {
+                           int isa, int threads) {
   using namespace zk;
   const AdamTable* table = table_of(isa);
   if (!table) return ZK_BAD_ISA;
   const States all{states, move->variant == ZK_ADAMM ? 3 : 2, sizeof(float), true};
-  return for_runs(tensors, n_tensors, all, 2 * move->count, threads, [&](const Run& run) {
-    table->run[tensors[run.tensor].dtype][move->distribution](*move, run);
-  });
+  return for_runs(tensors, n_tensors, all, 2 * move->count, threads,
+                  [&](const Run& run) { table->run[tensors[run.tensor].dtype][move->distribution](*move, run); });
 }

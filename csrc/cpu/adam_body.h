@@ -28,6 +28,7 @@ __attribute__((noinline)) void adam_strip(const zk_adam_rule& rule, const LastTe
   const auto r = AdamRule<A>::make(rule);
   const F grad = V::broadcast(last.grad), displacement = V::broadcast(last.displacement);
   const F decay = V::broadcast(last.decay);
+  const auto decays = V::word(rule.l2 != 0.0f ? 0x80000000u : 0u);
   const float *in = strip.in, *sums = last.sums;
   float *out = strip.out, *m = strip.states[0], *v = strip.states[1], *top = strip.states[2];
   for (int64_t t = 0; t < strip.n_tiles; ++t) {
@@ -37,7 +38,8 @@ __attribute__((noinline)) void adam_strip(const zk_adam_rule& rule, const LastTe
     if (Variant == ZK_ADAMM) prefetch_tile<V>(top, kAdamAhead);
     auto part = [&](int e, F z) __attribute__((always_inline)) {
       const F w = V::fma(displacement, z, V::mul(decay, V::load(in + e)));
-      const F g = V::fma(r.l2, w, V::fma(grad, z, V::load(sums + e)));
+      F g = V::fma(grad, z, V::load(sums + e));
+      g = V::template select<31>(decays, V::fma(r.l2, w, g), g);
       F m_ = V::load(m + e), v_ = V::load(v + e), top_ = v_;
       if (Variant == ZK_ADAMM) top_ = V::load(top + e);
       const F u = adam_direction<A, Variant>(r, g, m_, v_, top_);
@@ -46,9 +48,7 @@ __attribute__((noinline)) void adam_strip(const zk_adam_rule& rule, const LastTe
       V::store(out + e, V::fma(r.minus_step, u, w));
     };
     noise_tile<V, Noise>(last.noise, strip.tile + static_cast<uint64_t>(t),
-                         [&](int e, F a, F b) __attribute__((always_inline)) {
-                           part(e, a), part(e + V::kLanes, b);
-                         });
+                         [&](int e, F a, F b) __attribute__((always_inline)) { part(e, a), part(e + V::kLanes, b); });
     in += kTile, out += kTile, m += kTile, v += kTile, sums += last.step;
     if (Variant == ZK_ADAMM) top += kTile;
   }
@@ -65,9 +65,8 @@ __attribute__((noinline)) void add_term(const Schedule& noise, uint64_t tile, in
       V::store(g + e, V::fma(grad, z, V::load(g + e)));
     };
     noise_tile<V, Noise>(noise, tile + static_cast<uint64_t>(t),
-                         [&](int e, typename V::F a, typename V::F b) __attribute__((always_inline)) {
-                           part(e, a), part(e + V::kLanes, b);
-                         });
+                         [&](int e, typename V::F a, typename V::F b)
+                             __attribute__((always_inline)) { part(e, a), part(e + V::kLanes, b); });
   }
 }
 
@@ -116,7 +115,7 @@ void run_adam_f64(const zk_adam& move, const Run& run) {
     }
     for (int e = 0; e < kTile; ++e) {
       float unused = 0.0f, u;
-      const float gradient = fma_rn(r.l2, static_cast<float>(w[e]), g[e]);
+      const float gradient = r.l2 != 0.0f ? fma_rn(r.l2, static_cast<float>(w[e]), g[e]) : g[e];
       if (move.variant == ZK_ADAM)
         u = adam_direction<Scalar, ZK_ADAM>(r, gradient, m[e], v[e], unused);
       else if (move.variant == ZK_ADAMAX)
@@ -132,10 +131,10 @@ void run_adam_f64(const zk_adam& move, const Run& run) {
 template <class V>
 constexpr AdamTable make_adam_table() {
   AdamTable table{};
-#define ZK_ROW(NOISE)                                          \
-  table.run[ZK_F32][NOISE] = run_adam<V, ZK_F32, NOISE>;       \
-  table.run[ZK_BF16][NOISE] = run_adam<V, ZK_BF16, NOISE>;     \
-  table.run[ZK_F16][NOISE] = run_adam<V, ZK_F16, NOISE>;       \
+#define ZK_ROW(NOISE)                                      \
+  table.run[ZK_F32][NOISE] = run_adam<V, ZK_F32, NOISE>;   \
+  table.run[ZK_BF16][NOISE] = run_adam<V, ZK_BF16, NOISE>; \
+  table.run[ZK_F16][NOISE] = run_adam<V, ZK_F16, NOISE>;   \
   table.run[ZK_F64][NOISE] = run_adam_f64<V, NOISE>;
   ZK_ROW(ZK_GAUSSIAN)
   ZK_ROW(ZK_RADEMACHER)

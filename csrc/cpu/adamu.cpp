@@ -17,12 +17,11 @@ const AdamuTable* table_of(int isa) {
 }  // namespace zk
 
 extern "C" int zk_cpu_adamu(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adamu* move,
-                       int isa, int threads) {
+                            int isa, int threads) {
   using namespace zk;
   const AdamuTable* table = table_of(isa);
   if (!table) return ZK_BAD_ISA;
   const States all{states, 1, sizeof(float), move->update != 0};
-  return for_runs(tensors, n_tensors, all, 2, threads, [&](const Run& run) {
-    table->run[tensors[run.tensor].dtype][move->update ? 1 : 0](*move, run);
-  });
+  return for_runs(tensors, n_tensors, all, 2, threads,
+                  [&](const Run& run) { table->run[tensors[run.tensor].dtype][move->update ? 1 : 0](*move, run); });
 }

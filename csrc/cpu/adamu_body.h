@@ -37,9 +37,8 @@ __attribute__((noinline)) void adamu_strip(const zk_adamu& move, const Schedule 
         V::store(out + e, V::fma(scale, d.now, w));
       }
     };
-    noise_tile<V, ZK_GAUSSIAN>(noise[1], tile, [&](int e, F a, F b) __attribute__((always_inline)) {
-      part(e, a), part(e + V::kLanes, b);
-    });
+    noise_tile<V, ZK_GAUSSIAN>(
+        noise[1], tile, [&](int e, F a, F b) __attribute__((always_inline)) { part(e, a), part(e + V::kLanes, b); });
   }
 }
 

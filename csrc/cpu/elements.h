@@ -44,9 +44,7 @@ struct Elements<V, ZK_BF16> {
   }
 
  private:
-  ZK_INLINE void combine(T* p, W even, W odd) {
-    V::store_pairs(p, V::high_halves(even, odd));
-  }
+  ZK_INLINE void combine(T* p, W even, W odd) { V::store_pairs(p, V::high_halves(even, odd)); }
 };
 
 template <class V>

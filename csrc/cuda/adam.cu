@@ -1,6 +1,6 @@
 // adam on a CUDA device: kernels and launcher. A thread's work is in adam_body.cuh and state_body.cuh.
-#include "launch.cuh"
 #include "adam_body.cuh"
+#include "launch.cuh"
 
 namespace zk::cuda {
 namespace {
@@ -24,7 +24,8 @@ extern "C" int zk_cuda_adam(const zk_tensor* tensors, const zk_state* states, in
   return with_terms(move, term, device, stream, [&](const Term* more) {
     return plan_adam(tensors, states, n_tensors, *move, more, [&](auto& p) {
       constexpr bool kDense = std::is_same_v<std::decay_t<decltype(p)>, DenseStates<AdamMove>>;
-      const void* kernel = kDense ? reinterpret_cast<const void*>(adam_dense) : reinterpret_cast<const void*>(adam_general);
+      const void* kernel =
+          kDense ? reinterpret_cast<const void*>(adam_dense) : reinterpret_cast<const void*>(adam_general);
       return launch(kernel, p, device, stream);
     });
   });

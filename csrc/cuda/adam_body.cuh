@@ -23,7 +23,7 @@ struct AdamMove {
     ZK_UNROLL
     for (int j = 0; j < N; ++j) {
       float m = bits_float(state[0][j]), v = bits_float(state[1][j]), top = bits_float(state[2][j]);
-      const float gradient = fma_rn(r.l2, static_cast<float>(w[j]), g[j]);
+      const float gradient = r.l2 != 0.0f ? fma_rn(r.l2, static_cast<float>(w[j]), g[j]) : g[j];
       w[j] = fused(r.minus_step, adam_direction<Scalar, Variant>(r, gradient, m, v, top), w[j]);
       state[0][j] = float_bits(m), state[1][j] = float_bits(v);
       if (Variant == ZK_ADAMM) state[2][j] = float_bits(top);
@@ -65,10 +65,16 @@ inline Term adam_term(const zk_adam& move, int64_t k) {
 }
 
 template <class Launch>
-int plan_adam(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adam& move, const Term* more,
-              Launch&& launch) {
-  AdamMove m{static_cast<int32_t>(move.count), move.variant, move.distribution, move.rounding, move.decay, move.rule,
-             more, {}};
+int plan_adam(const zk_tensor* tensors, const zk_state* states, int64_t n_tensors, const zk_adam& move,
+              const Term* more, Launch&& launch) {
+  AdamMove m{static_cast<int32_t>(move.count),
+             move.variant,
+             move.distribution,
+             move.rounding,
+             move.decay,
+             move.rule,
+             more,
+             {}};
   if (!more)
     for (int64_t k = 0; k < move.count; ++k) m.terms[k] = adam_term(move, k);
   const int count = move.variant == ZK_ADAMM ? 3 : 2;

@@ -1,6 +1,6 @@
 // adamu on a CUDA device: kernels and launcher. A thread's work is in adamu_body.cuh and state_body.cuh.
-#include "launch.cuh"
 #include "adamu_body.cuh"
+#include "launch.cuh"
 
 namespace zk::cuda {
 namespace {
@@ -23,7 +23,8 @@ extern "C" int zk_cuda_adamu(const zk_tensor* tensors, const zk_state* states, i
   return on_device(device, [&] {
     return plan_adamu(tensors, states, n_tensors, *move, [&](auto& p) {
       constexpr bool kDense = std::is_same_v<std::decay_t<decltype(p)>, DenseStates<AdamuMove>>;
-      const void* kernel = kDense ? reinterpret_cast<const void*>(adamu_dense) : reinterpret_cast<const void*>(adamu_general);
+      const void* kernel =
+          kDense ? reinterpret_cast<const void*>(adamu_dense) : reinterpret_cast<const void*>(adamu_general);
       return launch(kernel, p, device, stream);
     });
   });

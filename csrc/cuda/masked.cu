@@ -24,7 +24,8 @@ extern "C" int zk_cuda_perturb_masked(const zk_tensor* tensors, const zk_state* 
   return with_terms(move, term, device, stream, [&](const Term* more) {
     return plan_masked(tensors, masks, thresholds, n_tensors, *move, more, [&](auto& p) {
       constexpr bool kDense = std::is_same_v<std::decay_t<decltype(p)>, DenseStates<MaskedMove>>;
-      const void* kernel = kDense ? reinterpret_cast<const void*>(masked_dense) : reinterpret_cast<const void*>(masked_general);
+      const void* kernel =
+          kDense ? reinterpret_cast<const void*>(masked_dense) : reinterpret_cast<const void*>(masked_general);
       return launch(kernel, p, device, stream);
     });
   });

@@ -48,7 +48,7 @@ def through_rows(x: Tensor, out: Tensor, kernel: Callable[[Tensor, Tensor], None
     """Calls kernel(x, out) on matrices of rows; a dense copy stands in for what is not one."""
     source, target = as_rows(x), as_rows(out)
     if source is None:
-        source = x.reshape(-1, x.shape[-1])
+        source = x.contiguous().view(-1, x.shape[-1])
     if target is not None:
         kernel(source, target)
         return

@@ -55,7 +55,7 @@ def adam_(
 
         w = decay * p;                  w = fma(displacements[k], z_k, w)  for k = 0, 1, ...
         g = 0;                          g = fma(grads[k], z_k, g)          for k = 0, 1, ...
-        g = fma(l2, w, g)
+        g = fma(l2, w, g)  unless l2 is 0
         m = fma(beta1, m, (1-beta1) * g)
         adam, adamm:  v = fma(beta2, v, ((1-beta2) * g) * g);    adamm: q = top = max(top, v), adam: q = v
                       u = m / fma(1/sqrt(1-beta2^step), sqrt(q), eps)

@@ -41,7 +41,7 @@ def adam_(
                 z = DISTRIBUTIONS[distribution](at, s.numel(), seed, stream, 0, s.device)
                 value = plus(value, displacement, z)
                 g = fma(grad, z, g)
-            g = fma(l2, value.float(), g)
+            g = fma(l2, value.float(), g) if l2 else g
             flat = [x.reshape(-1).clone() for x in state]
             direction = moments(g, flat[0], flat[1], flat[2] if state[2:] else None, rule, variant)
             value = plus(value, -step_size, direction)
