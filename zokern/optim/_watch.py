@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -59,27 +58,18 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.engine = engine
         self.found: set[int] = set()
-        self._paused = 0
+        self.paused = 0  # above zero during the engine's own reads
         self._places: dict[int, list[tuple[Extent, int]]] = {}
         for i in due:
             p = engine.trainables.params[i]
             if p.numel():
                 self._places.setdefault(_storage(p), []).append((extent_of(p), i))
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """For the engine's own reads."""
-        self._paused += 1
-        try:
-            yield
-        finally:
-            self._paused -= 1
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._paused or _is_fact(func):
+        if self.paused or _is_fact(func):
             return func(*args, **kwargs)
         for tensor in _tensors((args, kwargs)):
             self._look(tensor)

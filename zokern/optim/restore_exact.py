@@ -4,8 +4,9 @@ Just before a module's forward, round(w + sum coef * z) of the trainables that i
 written to a scratch and swapped in (`p.data`); just after, the base comes back. The scratch is a
 stack, one buffer a device that is kept between steps: its size is what is nested at once, in most
 models the largest layer. Swapping `p.data` rather than the module's entry keeps the parameter's
-identity, so tied weights, flat-weight lists of recurrent layers and compiled guards stay right; a
-tied weight has one stream and so one perturbed value, wherever it is used.
+identity, so tied weights, flat-weight lists of recurrent layers and compiled guards stay right. A
+tied weight has one stream and so one perturbed value wherever it is used: it is made once an
+evaluation, and kept beside the stack.
 
 A trainable may be read where no hook sees it: nn.MultiheadAttention reads out_proj.weight itself, a
 tied head calls F.linear(x, embed.weight), a forward is called without hooks. So evaluations count
@@ -20,7 +21,8 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +40,7 @@ from .engine import (
     Snapshot,
     Terms,
     Trainables,
+    same_kind,
     uninterrupted,
 )
 
@@ -193,7 +196,9 @@ class Exact(Engine):
         # these take another path, and so round otherwise, while a torch function mode is active:
         # what was watched is run again
         self._fast_paths = any(isinstance(m, nn.MultiheadAttention) for m in owners)
-        reached = {i for own in owners.values() for i in own}
+        reached = [i for own in owners.values() for i in own]
+        self.tied: dict[int, Tensor | None] = {i: None for i, n in Counter(reached).items() if n > 1}
+        self._made: set[int] = set()
         self._cover(i for i in self.indices if i not in reached)
 
     @property
@@ -267,6 +272,7 @@ class Exact(Engine):
         for i in due:
             state[i] = DUE
         self._unseen = set(due)
+        self._made.clear()
         watcher = Watch(self, due) if watch else None
         self.watcher = watcher
         self.active = True
@@ -284,27 +290,53 @@ class Exact(Engine):
     def enter(self, place: _Place) -> None:
         """Swaps in what the module holds, as far as it is due and not swapped in already."""
         started = time.perf_counter()
-        params, state = self.trainables.params, self._state
-        with self._unwatched():
+        watcher = self.watcher
+        if watcher is not None:
+            watcher.paused += 1
+        try:
+            params, state = self.trainables.params, self._state
             due = [i for i in place.own if state[i] == DUE]
             bases = {i: params[i].data for i in due}
             frame = Frame(place, bases, self.scratch.mark())
             self.frames.append(frame)
             if due:
-                views = {i: self.scratch.take(i, base) for i, base in bases.items()}
-                self._walk(self._moves, bases, views, self.apply, indices=due)
+                views = self._perturbed(bases)
                 for i, view in views.items():
                     state[i] = SWAPPED
                     params[i].data = view
                 self._unseen.difference_update(due)
-                if self.watcher is not None:
+                if watcher is not None:
                     frame.extents = [extent_of(view) for view in views.values() if view.numel()]
-        self.seconds_in_hooks += time.perf_counter() - started
+        finally:
+            if watcher is not None:
+                watcher.paused -= 1
+            self.seconds_in_hooks += time.perf_counter() - started
+
+    def _perturbed(self, bases: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Perturbed copies of `bases`. Those of tied weights are made once an evaluation."""
+        views = {}
+        for i, base in bases.items():
+            if i not in self.tied:
+                views[i] = self.scratch.take(i, base)
+                continue
+            kept = self.tied[i]
+            if kept is None or not same_kind(kept, base):
+                with torch.inference_mode(False):
+                    kept = self.tied[i] = torch.empty_like(base)
+            views[i] = kept
+        todo = [i for i in bases if i not in self._made]
+        if todo:
+            self._walk(self._moves, bases, views, self.apply, indices=todo, vouched=True)
+            self._made.update(i for i in todo if i in self.tied)
+        return views
 
     def leave(self, place: _Place) -> None:
         """Brings the bases back, of this forward and of any it called that was cut short."""
         started = time.perf_counter()
-        with self._unwatched():
+        watcher = self.watcher
+        if watcher is not None:
+            watcher.paused += 1
+        try:
             if any(frame.place is place for frame in self.frames):
                 while True:
                     frame = self.frames.pop()
@@ -312,7 +344,10 @@ class Exact(Engine):
                     if frame.place is place:
                         break
                 self.scratch.release(frame.used)
-        self.seconds_in_hooks += time.perf_counter() - started
+        finally:
+            if watcher is not None:
+                watcher.paused -= 1
+            self.seconds_in_hooks += time.perf_counter() - started
 
     def _restore(self, frame: Frame) -> None:
         for i, base in frame.bases.items():
@@ -320,11 +355,3 @@ class Exact(Engine):
             self._state[i] = DUE
         if self.watcher is not None and self.watcher.outlives(frame.aliases, frame.extents):
             self.watcher.found.update(frame.bases)
-
-    @contextlib.contextmanager
-    def _unwatched(self) -> Iterator[None]:
-        if self.watcher is None:
-            yield
-            return
-        with self.watcher.paused():
-            yield
