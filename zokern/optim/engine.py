@@ -31,9 +31,6 @@ import torch
 from torch import Tensor
 
 from ..ops import perturb_
-from ..ops._checks import check_fp32
-from ..ops._library import to_signed
-from ..random import check_seed
 
 Key = Hashable
 """A direction: the integer seed of a z, or any hashable object that the `Apply` in use reads."""
@@ -90,8 +87,6 @@ class Batch:
         decay: factor of the source.
         terms: direction to coefficient, the freshest direction first.
         rounding: "nearest" or "stochastic".
-        vouched: source and target were made or checked by the engine: alike, apart, on one device.
-            The op's own checks may be left out (they are half the time of a small pass).
     """
 
     indices: list[int]
@@ -101,7 +96,6 @@ class Batch:
     decay: float
     terms: Terms
     rounding: str
-    vouched: bool = False
 
     def then(self, decay: float) -> Batch:
         """The same, followed by a decay."""
@@ -130,19 +124,6 @@ class ApplySeeds:
 
     def __call__(self, batch: Batch) -> None:
         if batch.is_identity():
-            return
-        if batch.vouched:
-            torch.ops.zokern.perturb_out(
-                batch.source,
-                batch.target,
-                [to_signed(check_seed(seed)) for seed in batch.terms],
-                [check_fp32(scale, "scale") for scale in batch.terms.values()],
-                check_fp32(batch.decay, "decay"),
-                batch.indices,
-                [0] * len(batch.indices),
-                self.distribution,
-                batch.rounding,
-            )
             return
         perturb_(
             batch.source,
@@ -265,7 +246,6 @@ class Engine(ABC):
         merge: bool = True,
         indices: Sequence[int] | None = None,
         moved: Callable[[int], None] = lambda group: None,
-        vouched: bool = False,
     ) -> None:
         """One pass over `indices`, in as few batches as settings and devices allow. `moved(group)`
         is called when all of a group has moved, so that an error in between loses no weights."""
@@ -284,7 +264,7 @@ class Engine(ABC):
                 read = [source[i] for i in members]
                 write = read if target is source else [target[i] for i in members]
                 rounding = self.rounding if move.update else "nearest"
-                apply(Batch(members, first, read, write, move.decay, move.terms, rounding, vouched))
+                apply(Batch(members, first, read, write, move.decay, move.terms, rounding))
             for g, a in enumerate(alike):
                 if a == first:
                     moved(g)

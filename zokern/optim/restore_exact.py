@@ -326,7 +326,7 @@ class Exact(Engine):
             views[i] = kept
         todo = [i for i in bases if i not in self._made]
         if todo:
-            self._walk(self._moves, bases, views, self.apply, indices=todo, vouched=True)
+            self._walk(self._moves, bases, views, self.apply, indices=todo)
             self._made.update(i for i in todo if i in self.tied)
         return views
 
