@@ -90,7 +90,9 @@ def figure(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     shown = [r for r in rows if r["case"].startswith("gpt2")]
-    groups = sorted({(r["dtype"], r["threads"]) for r in shown}, key=lambda g: (list(DTYPES).index(g[0]), g[1]))
+    groups = sorted(
+        {(r["dtype"], r["threads"]) for r in shown}, key=lambda g: (list(DTYPES).index(g[0]), g[1])
+    )
     names = ["MeZO expression", "normal+add_", "zokern portable", "zokern avx2", "zokern avx512", "floor"]
     colours = ["#c9c9c9", "#8c8c8c", "#a6cee3", "#5aa3d0", "#1f6fb2", "#f0a202"]
     figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
@@ -98,7 +100,9 @@ def figure(rows: list[dict], path: Path) -> None:
     for n, (name, colour) in enumerate(zip(names, colours)):
         values = {(r["dtype"], r["threads"]): r for r in shown if r["backend"] == name}
         xs = [i + (n - len(names) / 2 + 0.5) * width for i, g in enumerate(groups) if g in values]
-        bars = axis.bar(xs, [values[g]["p50"] * 1e3 for g in groups if g in values], width, label=name, color=colour)
+        bars = axis.bar(
+            xs, [values[g]["p50"] * 1e3 for g in groups if g in values], width, label=name, color=colour
+        )
         axis.bar_label(bars, fmt="%.0f", fontsize=7, padding=1)
     axis.set_yscale("log")
     axis.set_xticks(range(len(groups)), [f"{d}, {t} thread{'s' if t > 1 else ''}" for d, t in groups])
@@ -112,7 +116,9 @@ def figure(rows: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one repeat, GPT-2 list only, no files written")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

@@ -9,7 +9,20 @@ from torch import Tensor
 def gpt2_small_shapes() -> list[tuple[int, ...]]:
     """The 148 parameter shapes of GPT-2 small, 124.4 M elements."""
     d = 768
-    block = [(d,), (d,), (d, 3 * d), (3 * d,), (d, d), (d,), (d,), (d,), (d, 4 * d), (4 * d,), (4 * d, d), (d,)]
+    block = [
+        (d,),
+        (d,),
+        (d, 3 * d),
+        (3 * d,),
+        (d, d),
+        (d,),
+        (d,),
+        (d,),
+        (d, 4 * d),
+        (4 * d,),
+        (4 * d, d),
+        (d,),
+    ]
     return [(50257, d), (1024, d), *(shape for _ in range(12) for shape in block), (d,), (d,)]
 
 
@@ -22,9 +35,7 @@ PERTURB_CASES: dict[str, list[tuple[int, ...]]] = {
 def weights(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
     """Weights of rms 0.02, as a trained model's."""
     generator = torch.Generator(device).manual_seed(0)
-    return [
-        torch.randn(shape, generator=generator, device=device).mul_(0.02).to(dtype) for shape in shapes
-    ]
+    return [torch.randn(shape, generator=generator, device=device).mul_(0.02).to(dtype) for shape in shapes]
 
 
 def moved_bytes(params: list[Tensor]) -> int:

@@ -37,7 +37,9 @@ class Timing:
     def of(cls, seconds: list[float]) -> Timing:
         ordered = sorted(seconds)
         last = len(ordered) - 1
-        return cls(ordered[round(0.2 * last)], statistics.median(ordered), ordered[round(0.8 * last)], len(ordered))
+        return cls(
+            ordered[round(0.2 * last)], statistics.median(ordered), ordered[round(0.8 * last)], len(ordered)
+        )
 
 
 def interleaved(
@@ -146,6 +148,9 @@ def table(rows: list[list[str]], header: list[str]) -> str:
     """A Markdown table, padded so that it reads well in a terminal too."""
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["| " + " | ".join(c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths))) + " |" for row in cells]
+    lines = [
+        "| " + " | ".join(c.rjust(w) if n else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths))) + " |"
+        for row in cells
+    ]
     rule = "|" + "|".join("-" * (w + 1) + (":" if n else "-") for n, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
