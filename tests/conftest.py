@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# a background shell starts us with Ctrl-C ignored; the tests of Ctrl-C need it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tests are many and small; those about threads set their own
 
 import pytest

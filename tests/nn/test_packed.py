@@ -186,3 +186,18 @@ def test_pack_rejects_by_name() -> None:
     pack(model)
     with pytest.raises(ValueError, match="0 is packed already"):
         pack(model, name="more")
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_compiled_model_sees_the_present_parameters() -> None:
+    model = net()
+    bank = pack(model)
+    run(model)
+    compiled = torch.compile(model, backend="eager")
+    assert torch.equal(run(compiled), run(model))
+    with torch.no_grad():
+        bank.flat.mul_(0.5)
+    assert torch.equal(run(compiled), run(model))
+    bank.flat.data = bank.flat.data * 2
+    assert torch.equal(run(compiled), run(model))
+    torch.compiler.reset()

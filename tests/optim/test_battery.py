@@ -13,7 +13,6 @@ from tests.conftest import Backend
 from tests.optim.problems import EPS, LR, RESTORES, Bowl, Method, same, values
 from tests.optim.rows import ROWS
 from zokern import use_backend
-from zokern.backends import BackendUnavailable
 
 methods = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS.keys())
 restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())
@@ -24,10 +23,10 @@ restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.ke
 def test_goes_down_on_a_quadratic(method: Method, restore: dict[str, Any]) -> None:
     model = Bowl()
     first = float(model().detach())
-    with method.make(model, lr=LR / 4 * method.rate, **restore) as optimizer:
+    with method.make(model, lr=LR / 4, **restore) as optimizer:
         for _ in range(method.steps):
             optimizer.step(model)
-    assert float(model().detach()) < first / method.depth
+    assert float(model().detach()) < first / 20
 
 
 @methods
@@ -76,10 +75,7 @@ def test_moves_alike_on_every_backend(method: Method, dtype: torch.dtype, backen
             optimizer.replay_step(method.log(t, 0.01))
         return values(model)
 
-    try:
-        found = run(backend.device)
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+    found = run(backend.device)
     with use_backend("reference"):
         assert same(found, run("cpu"))
 
@@ -169,12 +165,12 @@ class Tied(nn.Module):
 def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> None:
     model = Tied()
     first = float(model().detach())
-    optimizer = method.make(model, lr=LR * method.rate, **restore)
+    optimizer = method.make(model, **restore)
     assert len(optimizer.trainables) == 1
-    for _ in range(method.steps // 5):
+    for _ in range(60):
         optimizer.step(model)
     optimizer.flush()
-    assert float(model().detach()) < first * max(0.7, 1 / method.depth)
+    assert float(model().detach()) < 0.7 * first
     assert model.head.weight is model.embed.weight
     assert torch.equal(model.scale, torch.ones(4))
 
@@ -183,12 +179,16 @@ def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("restore", ["exact", "snapshot"])
 def test_sixteen_bits(method: Method, dtype: torch.dtype, restore: str) -> None:
-    model = Bowl(dtype)
-    optimizer = method.make(model, lr=LR / 4 * method.rate, restore=restore)
+    model, wide = Bowl(dtype), Bowl(dtype).float()
+    optimizer, reference = (
+        method.make(model, lr=LR / 4, restore=restore),
+        method.make(wide, lr=LR / 4, restore=restore),
+    )
     first = float(model().detach())
     for _ in range(method.steps):
         optimizer.step(model)
-    assert float(model().detach()) < first / min(10, method.depth)
+        reference.step(wide)
+    assert float(model().detach()) < first / 10
     assert all(p.dtype == dtype for p in model.parameters())
 
 
@@ -200,8 +200,7 @@ def test_small_updates_to_bf16_weights_arrive(method: Method) -> None:
     for rounding in ("stochastic", "nearest"):
         with torch.no_grad():
             weight.fill_(1.0)
-        options = {} if method.gaussian else {"distribution": "rademacher"}
-        optimizer = method.make([weight], lr=1e-4, rounding=rounding, **options)
+        optimizer = method.make([weight], lr=1e-4, rounding=rounding, distribution="rademacher")
         for t in range(20):
             optimizer.replay_step(method.log(t, EPS))
         moved[rounding] = (weight.detach().double() - 1.0).abs().mean().item()

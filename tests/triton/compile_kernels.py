@@ -2,7 +2,8 @@
 
 Run by test_compile.py in a process of its own, as TRITON_INTERPRET turns compilation off:
 
-    python tests/triton/compile_kernels.py           all variants
+    python tests/triton/compile_kernels.py           all variants of the move
+    python tests/triton/compile_kernels.py states    the kernels with state and masks
     python tests/triton/compile_kernels.py brief     bf16 and fp32, one seed, sm_90
 """
 
@@ -26,11 +27,20 @@ from triton.compiler import ASTSource
 from zokern import triton_kernels
 
 perturb = triton_kernels.perturb
+KERNELS = {
+    "perturb": perturb.perturb_kernel,
+    "normal": perturb.normal_kernel,
+    "adam": triton_kernels.adam.adam_kernel,
+    "adamu": triton_kernels.adamu.adamu_kernel,
+    "masked": triton_kernels.masked.masked_kernel,
+}
+STATE_KERNELS = ("adam", "adamu", "masked")
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 DTYPES = ("fp32", "bf16", "fp16", "fp64")
 ALIGNED = [["tt.divisibility", 16]]
-Variant = dict[str, Any]
+POINTERS = {"table": "*i64", "masks": "*u8", "exp_avgs": "*fp32", "exp_avg_sqs": "*fp32", "maxima": "*fp32"}
+Variant = dict[str, Any]  # constants by name; "absent": pointers that are None
 
 
 def variants() -> Iterator[Variant]:
@@ -51,22 +61,42 @@ def variants() -> Iterator[Variant]:
         yield {"kernel": "normal", "arch": 90, "dtype": dtype, "GAUSSIAN": gaussian}
 
 
+def state_variants() -> Iterator[Variant]:
+    """On sm_90 every rule and what it may do without; on every device those that take most registers:
+    all of the state, several seeds, eight dimensions."""
+    for arch, dtype in itertools.product((90, 80, 100), ("fp32", "bf16", "fp64")):
+        place = {"arch": arch, "dtype": dtype, "STOCHASTIC": dtype == "bf16", "GAUSSIAN": True}
+        if arch == 90 and dtype != "fp64":
+            for variant in range(3):
+                absent = ["table", "maxima"][: 1 + (variant < 2)]
+                yield {**place, "kernel": "adam", "VARIANT": variant, "SINGLE": True, "absent": absent}
+            yield {**place, "kernel": "adamu", "UPDATE": False}
+            yield {**place, "kernel": "masked", "TERMS": 1, "absent": ["table", "masks"]}
+        for rank in (0, 8) if dtype == "bf16" else (0,):
+            yield {**place, "kernel": "adam", "VARIANT": 2, "SINGLE": False, "rank": rank}
+            yield {**place, "kernel": "adamu", "UPDATE": True, "rank": rank}
+            yield {**place, "kernel": "masked", "TERMS": 0, "rank": rank}
+
+
 def compile_variant(v: Variant) -> Any:
     """Compiles for a launch with 16-byte aligned pointers and int32 strides."""
-    kernel = getattr(perturb, f"{v['kernel']}_kernel")
+    kernel = KERNELS[v["kernel"]]
+    rank = v.get("rank", 0)
+    options = triton_kernels.state.options((2,) * rank) if v["kernel"] in STATE_KERNELS else perturb.OPTIONS
     signature: dict[str, Any] = {}
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
     for i, parameter in enumerate(kernel.params):
         name = parameter.name
-        if parameter.is_constexpr or (name == "table" and v["TERMS"] > 0):
+        absent = name in v.get("absent", ()) or (name == "table" and v.get("TERMS", 0) > 0)
+        if parameter.is_constexpr or absent:
             signature[name] = "constexpr"
             constants[(i,)] = perturb.BLOCK if name == "BLOCK" else v.get(name)
-        elif name in ("params", "out", "table"):
-            signature[name] = "*i64" if name == "table" else f"*{v['dtype']}"
+        elif name in ("params", "out", *POINTERS):
+            signature[name] = POINTERS.get(name, f"*{v['dtype']}")
             attributes[(i,)] = ALIGNED
         elif name.startswith(("sizes", "strides")):
-            signature[name] = ("i32",) * v.get("rank", 0)
+            signature[name] = ("i32",) * rank
         else:
             signature[name] = parameter.annotation_type or "fp32"
             if name == "head" and v.get("aligned", True):
@@ -74,7 +104,7 @@ def compile_variant(v: Variant) -> Any:
     return triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", v["arch"], 32),
-        options=perturb.OPTIONS,
+        options=options,
     )
 
 
@@ -145,7 +175,7 @@ def report(v: Variant) -> dict[str, Any]:
             per_thread = perturb.BLOCK / (32 * perturb.OPTIONS["num_warps"])
             row["instructions_per_element"] = path and round(path / per_thread, 1)
     operation = r"^\s+(?:@\S+ )?((?!ld|st|mov|selp)[a-z]\w*\.[\w.]*\bb?f(?:16|32|64)\w*)"
-    kernel = getattr(perturb, f"{v['kernel']}_kernel")
+    kernel = KERNELS[v["kernel"]]
     row["run_time_arguments"] = [
         p.name
         for p in kernel.params
@@ -156,7 +186,7 @@ def report(v: Variant) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    chosen = variants()
+    chosen = state_variants() if sys.argv[1:] == ["states"] else variants()
     if sys.argv[1:] == ["brief"]:
         chosen = (v for v in chosen if v["arch"] == 90 and v["dtype"] in ("bf16", "fp32"))
         chosen = (v for v in chosen if v.get("TERMS", 1) == 1)

@@ -23,13 +23,25 @@ EXACT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def compiled(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> list[dict[str, Any]]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    run = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, SCRIPT, *arguments], env=environment, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return compiled(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def state_rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of the kernels with state and masks."""
+    return compiled(tmp_path_factory, "states")
 
 
 def test_every_device_and_dtype_compiles(rows: list[dict[str, Any]]) -> None:
@@ -56,3 +68,37 @@ def test_seeds_scales_and_sizes_are_run_time_data(rows: list[dict[str, Any]]) ->
         assert {"n", "first", "stream"} <= set(row["run_time_arguments"])
         if row["kernel"] == "perturb":
             assert scalars | {"count", "decay"} <= set(row["run_time_arguments"])
+
+
+def test_no_state_kernel_spills(state_rows: list[dict[str, Any]]) -> None:
+    assert {(row["kernel"], row["arch"]) for row in state_rows} == {
+        (kernel, arch) for kernel in ("adam", "adamu", "masked") for arch in (80, 90, 100)
+    }
+    assert [row for row in state_rows if row["stack"] or row["local"]] == []
+
+
+def test_float_operations_of_state_kernels_are_exactly_rounded(state_rows: list[dict[str, Any]]) -> None:
+    """The root of a second moment may be of a subnormal number: no `.ftz` there."""
+    compared = {"setp.gt.f32", "setp.lt.f32", "setp.le.f32", "setp.le.f64", "setp.neu.f32", "abs.f64"}
+    allowed = (EXACT - {"sqrt.rn.ftz.f32"}) | compared | {"div.rn.f32", "cvt.rn.f32.f64"}
+    assert {op for row in state_rows for op in row["float_operations"]} - allowed == set()
+
+
+def test_rates_and_seeds_of_state_kernels_are_run_time_data(state_rows: list[dict[str, Any]]) -> None:
+    rates = {
+        "adam": {
+            "grad0",
+            "displacement0",
+            "minus_step",
+            "root_scale",
+            "eps",
+            "l2",
+            "beta1",
+            "rest2",
+            "seed0",
+        },
+        "adamu": {"scale", "displacement", "root_alpha", "root_rest", "sigma", "momentum_scale", "seed"},
+        "masked": {"threshold", "scale0", "seed3"},
+    }
+    for row in state_rows:
+        assert {"n", "first", "stream", "decay"} | rates[row["kernel"]] <= set(row["run_time_arguments"])
