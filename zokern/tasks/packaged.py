@@ -136,7 +136,7 @@ def reuters(classes: int = 8, progress: Progress | None = None) -> TextTask:
         order = by_fixed_hash([example.fields["text"] for example in examples])
         ordered[split] = [examples[index] for index in order]
     return TextTask(
-        name=f"reuters-r{classes}",
+        name="reuters" if classes == 8 else f"reuters-r{classes}",
         labels=labels,
         source=f"Reuters-21578 R{classes}, {len(ordered['train']):,} training stories",
         default_model="minilm",
