@@ -102,7 +102,11 @@ class Method:
     options: dict[str, Any]
     golden: tuple[float, ...]
     oracle: type[Oracle] = Oracle
-    steps: int = 300  # to get well down on the bowl
+    steps: int = 300  # to get down on the bowl
+    depth: float = 20.0  # by this factor
+    rate: float = 1.0  # at this multiple of the usual rate
+    gaussian: bool = False  # draws no other distribution
+    tolerance: float = 2e-6  # against the oracle, over the distance gone
 
     def make(self, params: Any, **options: Any) -> ZerothOrderOptimizer:
         return self.kind(params, **{"lr": LR, "eps": EPS, **self.options, **options})

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 import zokern
 from tests.optim.problems import EPS, LR, METHODS, Method, Oracle
-from zokern.optim import AdaZeta, MeZOSVRG
+from zokern.optim import (
+    AdaMUSchedule,
+    AdaZeta,
+    BlockSchedule,
+    MeZOSVRG,
+    SparseMeZO,
+    ZOAdam,
+    ZOAdaMax,
+    ZOAdaMM,
+    ZOAdaMU,
+    ZOAdamW,
+)
 
 Loss = Callable[[Sequence[Tensor]], float]
 
@@ -86,6 +100,143 @@ class AdaZetaOfQueries(AdaZeta):
         super().__init__(params, lr, schedule=num_queries, **options)
 
 
+def mean_estimate(
+    options: dict[str, Any], weights: list[Tensor], loss: Loss, t: int
+) -> tuple[float, list[Tensor]]:
+    """The estimate of step t for a method's options."""
+    seeds = [zokern.derive_seed(0, t, query) for query in range(options.get("num_queries", 1))]
+    if not options.get("one_sided"):
+        return estimate(weights, loss, seeds)
+    base, grad = loss(weights), [w * 0 for w in weights]
+    for seed in seeds:
+        z = [zokern.normal(w.shape, seed, stream=i).double() for i, w in enumerate(weights)]
+        g = (loss([w + EPS * d for w, d in zip(weights, z)]) - base) / (EPS * len(seeds))
+        grad = [a + g * d for a, d in zip(grad, z)]
+    return base, grad
+
+
+@dataclass
+class TorchOracle(Oracle):
+    """An optimizer of `torch.optim` in float64, fed with the estimate as the gradient."""
+
+    optimizer: torch.optim.Optimizer | None = None
+    kind: ClassVar[Callable[..., torch.optim.Optimizer]]
+
+    def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
+        mean, grad = mean_estimate(self.options, weights, loss, t)
+        if self.optimizer is None:
+            names = {"betas", "weight_decay"}
+            options = {name: value for name, value in self.options.items() if name in names}
+            self.optimizer = type(self).kind(weights, lr=LR, **options)
+        for w, g in zip(weights, grad):
+            w.grad = g
+        self.optimizer.step()
+        return mean
+
+
+class AdamOracle(TorchOracle):
+    kind = torch.optim.Adam
+
+
+class AdamWOracle(TorchOracle):
+    kind = torch.optim.AdamW
+
+
+class AdaMaxOracle(TorchOracle):
+    kind = torch.optim.Adamax
+
+
+class AMSGradOracle(TorchOracle):
+    kind = partial(torch.optim.Adam, amsgrad=True)
+
+
+@dataclass
+class AdaMMOracle(Oracle):
+    """Chen et al. 2019, Algorithm 1: no bias correction."""
+
+    state: list[list[Tensor]] = field(default_factory=list)
+
+    def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
+        mean, grad = mean_estimate(self.options, weights, loss, t)
+        self.state = self.state or [[torch.zeros_like(w) for _ in range(3)] for w in weights]
+        for w, g, (m, v, top) in zip(weights, grad, self.state):
+            m.mul_(0.9).add_(0.1 * g)
+            v.mul_(0.999).add_(0.001 * g * g)
+            torch.maximum(top, v, out=top)
+            w.sub_(LR * m / (top.sqrt() + 1e-8))
+        return mean
+
+
+@dataclass
+class AdaMUOracle(Oracle):
+    momenta: list[Tensor] = field(default_factory=list)
+
+    def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
+        queries, decay = self.options.get("num_queries", 1), self.options.get("weight_decay", 0.0)
+        alpha, beta1, beta2 = self.options["schedule"](t + 1)
+        self.momenta = self.momenta or [torch.zeros_like(w) for w in weights]
+        total, moves = 0.0, [torch.zeros_like(w) for w in weights]
+        stored = [torch.zeros_like(w) for w in weights]
+        for query in range(queries):
+            seed = zokern.derive_seed(0, t, query)
+            drawn = []
+            for i, (w, m) in enumerate(zip(weights, self.momenta)):
+                n1, n2 = (zokern.normal(w.shape, seed, stream=i, lane=k).double() for k in (0, 1))
+                gradient, past = math.sqrt(alpha) * n1, m + math.sqrt(1 - alpha) * n2
+                v = beta2 * gradient**2 + (1 - beta2) * past**2
+                drawn.append((beta1 * gradient + (1 - beta1) * past, v))
+            plus = loss([w + EPS * m for w, (m, _) in zip(weights, drawn)])
+            minus = loss([w - EPS * m for w, (m, _) in zip(weights, drawn)])
+            total += (plus + minus) / (2 * queries)
+            g = (plus - minus) / (2 * EPS)
+            sign = -1.0 if self.options.get("orient_momentum") and g < 0 else 1.0
+            for i, (m, v) in enumerate(drawn):
+                moves[i] += g * m / (v + 1e-8).sqrt() / queries
+                stored[i] += sign * m / queries
+        self.momenta = stored
+        for w, move in zip(weights, moves):
+            w.mul_(1 - LR * decay).sub_(LR * move)
+        return total
+
+
+@dataclass
+class SparseOracle(Oracle):
+    """The small weights, at the thresholds of the start; a random block of tensors at a time."""
+
+    thresholds: list[float] = field(default_factory=list)
+
+    def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
+        sparsity, blocks = self.options["sparsity"], self.options.get("blocks")
+        if not self.thresholds:
+            for w in weights:
+                kept = math.ceil((1 - sparsity) * w.numel())
+                self.thresholds.append(float(w.abs().flatten().sort().values[kept - 1]))
+        masks = [(w.abs() <= h).double() for w, h in zip(weights, self.thresholds)]
+        if sparsity == 0:
+            masks = [torch.ones_like(w) for w in weights]
+        if blocks is not None:
+            active = blocks.choose(len(weights), t)
+            masks = [m if i in active else 0 * m for i, m in enumerate(masks)]
+        queries, eps = self.options.get("num_queries", 1), EPS
+        total, moves = 0.0, [torch.zeros_like(w) for w in weights]
+        for query in range(queries):
+            seed = zokern.derive_seed(0, t, query)
+            z = [
+                zokern.normal(w.shape, seed, stream=i).double() * m
+                for i, (w, m) in enumerate(zip(weights, masks))
+            ]
+            plus = loss([w + eps * d for w, d in zip(weights, z)])
+            minus = loss([w - eps * d for w, d in zip(weights, z)])
+            total += (plus + minus) / (2 * queries)
+            for move, d in zip(moves, z):
+                move += (plus - minus) / (2 * eps * queries) * d
+        for w, m, move in zip(weights, masks, moves):
+            w.sub_(LR * self.options.get("weight_decay", 0.0) * m * w).sub_(LR * move)
+        return total
+
+
+STAGES = AdaMUSchedule(total_steps=10, warmup=2, settled=6)
+
 ROWS: dict[str, Method] = {
     **METHODS,
     "AdaZeta": Method(
@@ -96,5 +247,62 @@ ROWS: dict[str, Method] = {
         SVRGOnOneBatch,
         {"interval": 2, "num_queries": 2, "weight_decay": 0.1},
         (50.71442, 49.29082, 50.13253, 49.94329),
+    ),
+    "Adam": Method(
+        ZOAdam,
+        {"num_queries": 2, "weight_decay": 0.1},
+        (50.71442, 50.33583, 49.76386, 49.13003),
+        AdamOracle,
+        rate=4,
+    ),
+    "AdamW-one-sided": Method(
+        ZOAdamW,
+        {"num_queries": 3, "one_sided": True, "weight_decay": 0.1, "betas": (0.8, 0.99)},
+        (50.71235, 49.58869, 48.73775, 47.76332),
+        AdamWOracle,
+        rate=2,
+    ),
+    "AdaMax": Method(ZOAdaMax, {}, (50.71455, 50.58085, 50.39007, 50.24261), AdaMaxOracle, rate=16),
+    "AdaMM": Method(ZOAdaMM, {}, (50.71455, 50.82393, 51.08369, 51.66489), AdaMMOracle),
+    "AMSGrad": Method(
+        ZOAdaMM,
+        {"bias_correction": True, "num_queries": 2},
+        (50.71442, 50.33583, 49.79599, 49.20913),
+        AMSGradOracle,
+        rate=4,
+    ),
+    # where v is small, the quotient enlarges the rounding of the fp32 momentum
+    "AdaMU": Method(
+        ZOAdaMU,
+        {"schedule": STAGES},
+        (50.71455, 61.28212, 63.61541, 63.18051),
+        AdaMUOracle,
+        rate=0.5,
+        gaussian=True,
+        tolerance=1e-5,
+    ),
+    "AdaMU-2-queries": Method(
+        ZOAdaMU,
+        {"schedule": STAGES, "num_queries": 2, "orient_momentum": True, "weight_decay": 0.1},
+        (50.71442, 53.37908, 54.79859, 53.27375),
+        AdaMUOracle,
+        gaussian=True,
+    ),
+    "Sparse": Method(
+        SparseMeZO,
+        {"sparsity": 0.5, "num_queries": 2},
+        (50.71318, 49.76609, 49.56071, 48.35617),
+        SparseOracle,
+        depth=1.02,
+    ),
+    "Sparse-blocks": Method(
+        SparseMeZO,
+        {
+            "sparsity": 0.0,
+            "weight_decay": 0.1,
+            "blocks": BlockSchedule(active=2, order="random", by="tensor"),
+        },
+        (50.71348, 46.83709, 45.03103, 45.0377),
+        SparseOracle,
     ),
 }

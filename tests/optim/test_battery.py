@@ -19,14 +19,14 @@ restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.ke
 
 
 @methods
-@restores
-def test_goes_down_on_a_quadratic(method: Method, restore: dict[str, Any]) -> None:
+@pytest.mark.parametrize("restore", ["inplace", "exact"])
+def test_goes_down_on_a_quadratic(method: Method, restore: str) -> None:
     model = Bowl()
     first = float(model().detach())
-    with method.make(model, lr=LR / 4, **restore) as optimizer:
+    with method.make(model, lr=LR / 4 * method.rate, restore=restore) as optimizer:
         for _ in range(method.steps):
             optimizer.step(model)
-    assert float(model().detach()) < first / 20
+    assert float(model().detach()) < first / method.depth
 
 
 @methods
@@ -54,7 +54,7 @@ def test_equals_the_float64_oracle(method: Method, restore: dict[str, Any]) -> N
     optimizer.flush()
     # coefficients are fp32 numbers: a rounding of 6e-8 each in eps and in g
     for found, expected, begun in zip(model.parameters(), weights, start):
-        assert (found - expected).norm() < 2e-6 * (expected - begun).norm()
+        assert (found - expected).norm() < method.tolerance * (expected - begun).norm()
 
 
 @methods
@@ -165,12 +165,12 @@ class Tied(nn.Module):
 def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> None:
     model = Tied()
     first = float(model().detach())
-    optimizer = method.make(model, **restore)
+    optimizer = method.make(model, lr=LR * method.rate, **restore)
     assert len(optimizer.trainables) == 1
-    for _ in range(60):
+    for _ in range(method.steps // 5):
         optimizer.step(model)
     optimizer.flush()
-    assert float(model().detach()) < 0.7 * first
+    assert float(model().detach()) < first * max(0.7, 1 / method.depth)
     assert model.head.weight is model.embed.weight
     assert torch.equal(model.scale, torch.ones(4))
 
@@ -179,16 +179,12 @@ def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("restore", ["exact", "snapshot"])
 def test_sixteen_bits(method: Method, dtype: torch.dtype, restore: str) -> None:
-    model, wide = Bowl(dtype), Bowl(dtype).float()
-    optimizer, reference = (
-        method.make(model, lr=LR / 4, restore=restore),
-        method.make(wide, lr=LR / 4, restore=restore),
-    )
+    model = Bowl(dtype)
+    optimizer = method.make(model, lr=LR / 4 * method.rate, restore=restore)
     first = float(model().detach())
     for _ in range(method.steps):
         optimizer.step(model)
-        reference.step(wide)
-    assert float(model().detach()) < first / 10
+    assert float(model().detach()) < first / min(10, method.depth)
     assert all(p.dtype == dtype for p in model.parameters())
 
 
@@ -200,7 +196,8 @@ def test_small_updates_to_bf16_weights_arrive(method: Method) -> None:
     for rounding in ("stochastic", "nearest"):
         with torch.no_grad():
             weight.fill_(1.0)
-        optimizer = method.make([weight], lr=1e-4, rounding=rounding, distribution="rademacher")
+        options = {} if method.gaussian else {"distribution": "rademacher"}
+        optimizer = method.make([weight], lr=1e-4, rounding=rounding, **options)
         for t in range(20):
             optimizer.replay_step(method.log(t, EPS))
         moved[rounding] = (weight.detach().double() - 1.0).abs().mean().item()
