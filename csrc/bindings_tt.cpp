@@ -2,9 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
 #include <stdexcept>
-#include <string>
 #include <tuple>
 #include <vector>
 
@@ -61,30 +59,16 @@ struct Layer {
   }
 };
 
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
-
 // One prepared call: shapes, plan and pointers of a linear layer or an adapter, on the CPU.
 class TtCall {
  public:
   TtCall(const std::vector<LayerTuple>& layers, float scale, int activation, int isa)
-      : scale_(scale),
-        activation_(activation),
-        isa_(isa),
-        backend_(variable("ZOKERN_BACKEND")),
-        isa_name_(variable("ZOKERN_ISA")) {
+      : scale_(scale), activation_(activation), isa_(isa) {
     if (layers.empty() || layers.size() > 2) throw std::invalid_argument("one layer, or two for an adapter");
     for (const auto& layer : layers) layers_.emplace_back(layer);
   }
-  // The environment asks for the backend and instruction set that it asked for when this was made.
-  bool same_environment() const {
-    return variable("ZOKERN_BACKEND") == backend_ && variable("ZOKERN_ISA") == isa_name_;
-  }
-  // Dense rows. False, and nothing done, when the environment asks for something else by now.
-  bool run(uintptr_t x, uintptr_t y, int64_t rows, int dtype, int threads) const {
-    if (!same_environment()) return false;
+  // Dense rows.
+  void run(uintptr_t x, uintptr_t y, int64_t rows, int dtype, int threads) const {
     const zk_tt_rows io{reinterpret_cast<const void*>(x),
                         reinterpret_cast<void*>(y),
                         rows,
@@ -94,7 +78,6 @@ class TtCall {
                         dtype,
                         dtype};
     launch(io, nullptr, threads);
-    return true;
   }
   void run_strided(uintptr_t x, uintptr_t y, int64_t rows, int64_t queries, int64_t x_stride, int64_t y_stride,
                    int x_dtype, int y_dtype, int threads, const std::vector<uint64_t>& seeds,
@@ -136,7 +119,6 @@ class TtCall {
   std::vector<Layer> layers_;
   float scale_;
   int activation_, isa_;
-  std::string backend_, isa_name_;
 };
 
 }  // namespace
@@ -145,7 +127,6 @@ void bind_tt(py::module_& m) {
   py::class_<TtCall>(m, "TtCall")
       .def(py::init<const std::vector<LayerTuple>&, float, int, int>())
       .def("run", &TtCall::run)
-      .def("same_environment", &TtCall::same_environment)
       .def("run_strided", &TtCall::run_strided);
   m.def("cpu_tt_halves",
         [](const LayerTuple& tuple, uintptr_t left, uintptr_t right, int64_t queries, int isa, int threads) {

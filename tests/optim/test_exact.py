@@ -279,6 +279,56 @@ def test_sees_every_weight_perturbed(kind: type[nn.Module], dtype: torch.dtype) 
     assert exact(optimizer).repeated == (5 if attention else bool(MODULES[kind]))
 
 
+class Blocks(nn.Module):
+    """A large embedding, beside which a whole block is small and perturbed in one call: one block is
+    called as a module, one is only a holder whose parts are called."""
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.norm = FastAttention(), nn.LayerNorm(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.attention(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(100, 8)
+        self.block, self.holder = self.Block(), self.Holder()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.embed(x[..., 0].abs().long())
+        return self.holder.down(self.holder.up(self.block(x)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_blocks_perturbed_in_one_call(dtype: torch.dtype, passes: Passes) -> None:
+    """Attention inside takes its fused path in eval mode, which a watched evaluation switches off."""
+    torch.manual_seed(0)
+    model = Blocks().to(dtype)
+    twin = copy.deepcopy(model)
+    for module in twin.modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            module.register_forward_hook(lambda *_: None)
+    x = torch.randn(2, 3, 8).to(dtype)
+    optimizer = MeZO(model, 1e-3, EPS, restore="exact")
+    snapshot = MeZO(twin, 1e-3, EPS, restore="snapshot")
+    for _ in range(5):
+        optimizer.step(lambda: model(x).float().square().mean())
+        snapshot.step(lambda: twin(x).float().square().mean())
+        assert optimizer.last.losses == snapshot.last.losses
+    assert not exact(optimizer).covered
+    passes.clear()
+    optimizer.step(lambda: model(x).float().square().mean())
+    assert passes.count == 2 * 4 + 1  # embedding, block, up, down
+
+
 FAMILIES: dict[str, tuple[str, dict[str, int], set[str]]] = {
     "llama-tied": ("Llama", {"num_attention_heads": 4, "tie_word_embeddings": True}, set()),
     "gpt2-conv1d": ("GPT2", {"n_head": 4, "n_positions": 16}, set()),

@@ -58,7 +58,7 @@ class Prepared:
         self._out = layers[-1].plan.out_features
         self._same_size = len(layers) == 2
         self._calls: dict[object, Any] = {}
-        self._runs: dict[int, Callable[..., bool]] = {}
+        self._runs: dict[int, Callable[..., None]] = {}
         self.watch: list[weakref.ref] = []
 
     def _call(self, rows: int, offsets: tuple) -> Any:
@@ -107,8 +107,7 @@ class Prepared:
             if len(self._runs) >= MAX_ROWS:
                 self._runs.clear()
             run = self._runs[rows] = self._call(rows, ()).run
-        if not run(x.data_ptr(), y.data_ptr(), rows, dtype, _threads()):
-            return None
+        run(x.data_ptr(), y.data_ptr(), rows, dtype, _threads())
         if out is not None and not y.is_inference():
             torch.autograd.graph.increment_version(y)
         return y
@@ -130,8 +129,6 @@ class Prepared:
 
     def _general(self, x: Tensor, core: Tensor, out: Tensor | None, noise: TTNoise | None) -> Tensor | None:
         """Queries, noise, strides and `out`, with every check of x and out."""
-        if not self._call(1, () if noise is None else noise.positions).same_environment():
-            return None
         check_x(x, self._plans[0], core)
         queries = count_queries(x, self._queries, self._count, noise)
         if out is not None:
@@ -173,7 +170,7 @@ def keep(key: tuple, ready: Prepared, tensors: Sequence[Tensor]) -> None:
         CACHE.clear()
     CACHE[key] = ready
 
-    def forget(_: object) -> None:
-        CACHE.pop(key, None)
+    def forget(_: object, pop: Callable = CACHE.pop) -> None:  # bound: globals go before tensors at exit
+        pop(key, None)
 
     ready.watch = [weakref.ref(tensor, forget) for tensor in tensors]

@@ -12,7 +12,7 @@ from ._checks import check_choice, check_fp32, check_no_grad, check_tensor
 from ._tt_checks import ACTIVATIONS, TTLayer, TTNoise, check_cores, check_x, count_queries
 from ._tt_ops import GROUPS_CODE, adapter_layers, flat, linear_layers
 from ._tt_rows import check_out
-from .tt_plan import GROUPS, TTPlan, make_plan
+from .tt_plan import TTPlan, check_groups, make_plan
 
 _LISTS = (list, tuple)
 
@@ -227,10 +227,8 @@ def _check_call(
     """Everything about a call beyond its layers."""
     check_tensor(x, "x")
     check_x(x, layers[0].plan, layers[0].cores[0])
-    if groups not in GROUPS:
-        raise ValueError(f"groups must be 'auto', 2, 3 or 4, got {groups!r}")
     for layer in layers:
-        layer.planned(1, groups)
+        check_groups(groups, len(layer.cores), layer.plan.split)
     count_queries(x, layers[0].queries, sum(len(layer.tensors) for layer in layers), noise)
     if out is not None:
         check_out(out, x, layers[-1].plan.out_features)

@@ -120,11 +120,22 @@ def _plan(modes: tuple[int, ...], ranks: tuple[int, ...], split: int, rows: int,
         for plan in [TTPlan(modes, ranks, split, in_cut, out_cut)]
         if groups in ("auto", plan.groups)
     ]
-    if not candidates:
-        sides = f"{split} on the input and {len(modes) - split} on the output side"
-        raise ValueError(f"groups={groups} does not fit {len(modes)} cores, {sides}")
     # ties go to fewer groups
     return min(candidates, key=lambda plan: (plan._cost(rows), plan.groups))
+
+
+def check_groups(groups: int | str, cores: int, split: int) -> None:
+    """A known number of groups, and cores enough on the two sides.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if groups not in GROUPS:
+        raise ValueError(f"groups must be 'auto', 2, 3 or 4, got {groups!r}")
+    most = 2 + (split > 1) + (cores - split > 1)
+    if groups != "auto" and int(groups) > most:
+        sides = f"{split} on the input and {cores - split} on the output side"
+        raise ValueError(f"groups={groups} does not fit {cores} cores, {sides}")
 
 
 def make_plan(
@@ -135,6 +146,5 @@ def make_plan(
     Raises:
         ValueError: the number of groups asked for is unknown, or the layer has too few cores for it.
     """
-    if groups not in GROUPS:
-        raise ValueError(f"groups must be 'auto', 2, 3 or 4, got {groups!r}")
+    check_groups(groups, len(modes), split)
     return _plan(tuple(modes), tuple(ranks), split, max(1, int(rows)), groups)
