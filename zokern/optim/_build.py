@@ -45,7 +45,7 @@ def build(
     handles: list[RemovableHandle] = []
     engine: Engine
     if restore == "exact" and module is not None:
-        engine = Exact(trainables, apply, rounding, owners=places(module, found, params))
+        engine = Exact(trainables, apply, rounding, owners=found, places=places(module, found, params))
         handles += engine.handles
     else:
         engine = MODES[restore](trainables, apply, rounding)

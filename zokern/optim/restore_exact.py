@@ -164,6 +164,7 @@ class Exact(Engine):
     Args:
         trainables, apply, rounding: as for `Engine`.
         owners: the modules that hold trainables themselves, and which. Others are covered.
+        places: the modules before whose forward trainables are perturbed, and which.
     """
 
     defers = False
@@ -175,6 +176,7 @@ class Exact(Engine):
         rounding: str,
         *,
         owners: Mapping[nn.Module, Sequence[int]],
+        places: Mapping[nn.Module, Sequence[int]],
     ) -> None:
         super().__init__(trainables, apply, rounding)
         self.cover = Snapshot(trainables, apply, rounding, indices=[])
@@ -188,7 +190,7 @@ class Exact(Engine):
         self._state = bytearray(len(trainables.params))
         self._moves: list[Affine] = []
         self.handles: list[RemovableHandle] = []
-        for module, own in owners.items():
+        for module, own in places.items():
             place = _Place(self, own)
             after = _After(self, place)
             self.handles.append(module.register_forward_pre_hook(place, prepend=True))
