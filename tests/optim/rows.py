@@ -279,7 +279,9 @@ ROWS: dict[str, Method] = {
         {"interval": 2, "num_queries": 2, "weight_decay": 0.1},
         (50.71442, 49.29082, 50.13253, 49.94329),
     ),
-    "ZO-SVRG": ZOSVRGMethod(ZOSVRGOnOneLoss, {"interval": 2, "weight_decay": 0.1}, (50.71442, 49.28983, 55.95199, 55.92176)),
+    "ZO-SVRG": ZOSVRGMethod(
+        ZOSVRGOnOneLoss, {"interval": 2, "weight_decay": 0.1}, (50.71442, 49.28983, 55.95199, 55.92176)
+    ),
     "Adam": Method(
         ZOAdam,
         {"num_queries": 2, "weight_decay": 0.1},
