@@ -14,6 +14,7 @@ from torch import Tensor
 import zokern
 from tests.optim.problems import EPS, LR, METHODS, Method, Oracle
 from zokern.optim import (
+    ZOSVRG,
     AdaMUSchedule,
     AdaZeta,
     BlockSchedule,
@@ -41,15 +42,29 @@ class SVRGOnOneBatch(MeZOSVRG):
         return super().step(closure, full_closure=closure)
 
 
+class ZOSVRGOnOneLoss(ZOSVRG):
+    """ZO-SVRG whose samples all have the closure's loss: two in the full batch, one in the others."""
+
+    def __init__(self, params: Any, lr: float, **options: Any) -> None:
+        super().__init__(params, lr, num_samples=2, **options)
+
+    def step(self, closure: Any) -> float:  # type: ignore[override]
+        return super().step(lambda sample: closure(), samples=[1])
+
+
 @dataclass
 class SVRGOracle(Oracle):
     snapshot: list[Tensor] = field(default_factory=list)
     full: list[Tensor] = field(default_factory=list)
     owed: float = 1.0
+    slow: ClassVar[float] = LR / 4  # between full steps
+
+    def queries(self, full: bool) -> int:
+        return int(self.options.get("num_queries", 1))
 
     def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
         interval, decay = self.options["interval"], self.options.get("weight_decay", 0.0)
-        seeds = [zokern.derive_seed(0, t, query) for query in range(self.options.get("num_queries", 1))]
+        seeds = [zokern.derive_seed(0, t, query) for query in range(self.queries(t % interval == 0))]
         mean, grad = estimate(weights, loss, seeds)
         if t % interval == 0:
             self.snapshot = [w.clone() for w in weights]
@@ -57,7 +72,7 @@ class SVRGOracle(Oracle):
             rate, direction = LR, grad
         else:
             _, there = estimate(self.snapshot, loss, seeds)
-            rate = LR / 4
+            rate = self.slow
             direction = [a - b + c for a, b, c in zip(grad, there, self.full)]
         self.owed *= 1 - rate * decay
         for w, d in zip(weights, direction):
@@ -67,6 +82,13 @@ class SVRGOracle(Oracle):
         if t % interval == interval - 1:
             self.owed = 1.0
         return mean
+
+
+class ZOSVRGOracle(SVRGOracle):
+    slow = LR
+
+    def queries(self, full: bool) -> int:
+        return 2 if full else 1
 
 
 def estimate(weights: Sequence[Tensor], loss: Loss, seeds: Sequence[int]) -> tuple[float, list[Tensor]]:
@@ -91,6 +113,15 @@ class SVRGMethod(Method):
         if step % self.options["interval"] == 0:
             return here
         return [*here, *(x for pair in zip(here[::2], here[1::2]) for x in (pair[1], pair[1]))]
+
+
+@dataclass(frozen=True)
+class ZOSVRGMethod(SVRGMethod):
+    oracle: type[Oracle] = ZOSVRGOracle
+
+    def log(self, step: int, difference: float) -> list[float]:
+        here = super().log(step, difference)
+        return [*here, *here] if step % self.options["interval"] == 0 else here
 
 
 class AdaZetaOfQueries(AdaZeta):
@@ -247,6 +278,9 @@ ROWS: dict[str, Method] = {
         SVRGOnOneBatch,
         {"interval": 2, "num_queries": 2, "weight_decay": 0.1},
         (50.71442, 49.29082, 50.13253, 49.94329),
+    ),
+    "ZO-SVRG": ZOSVRGMethod(
+        ZOSVRGOnOneLoss, {"interval": 2, "weight_decay": 0.1}, (50.71442, 49.28983, 55.95199, 55.92176)
     ),
     "Adam": Method(
         ZOAdam,

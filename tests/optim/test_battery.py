@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,10 @@ from tests.conftest import Backend
 from tests.optim.problems import EPS, LR, RESTORES, Bowl, Method, same, values
 from tests.optim.rows import ROWS
 from zokern import use_backend
+from zokern.optim import QuerySchedule, ZerothOrderOptimizer
 
 methods = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS.keys())
+WITH_QUERIES = {name: method for name, method in ROWS.items() if name != "ZO-SVRG"}  # that has samples
 restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())
 
 
@@ -216,3 +220,86 @@ def test_learning_rate_schedulers(method: Method) -> None:
         assert optimizer.step(model) == plain.step(manual)
         scheduler.step()
     assert same(values(model), values(manual))
+
+
+@methods
+def test_any_scalar_is_a_loss(method: Method) -> None:
+    found = []
+    for scalar in (float, lambda loss: loss, lambda loss: loss.reshape(1, 1), lambda loss: np.float64(loss)):
+        model = Bowl()
+        optimizer = method.make(model)
+        found.append([optimizer.step(lambda: scalar(model().detach())) for _ in range(4)])  # noqa: B023
+    assert all(losses == found[0] for losses in found)
+
+
+@methods
+def test_goes_down_where_there_is_no_gradient(method: Method) -> None:
+    """A staircase: the closure returns the loss in whole quarters."""
+    model = Bowl()
+    optimizer = method.make(model, lr=LR / 4 * method.rate, eps=0.1)
+    first = float(model().detach())
+    for _ in range(method.steps):
+        optimizer.step(lambda: math.floor(4 * model()) / 4)
+    assert float(model().detach()) < first / min(5, method.depth)
+
+
+@pytest.mark.parametrize("method", WITH_QUERIES.values(), ids=WITH_QUERIES.keys())
+def test_query_schedules(method: Method) -> None:
+    model, again = Bowl(), Bowl()
+    schedule = QuerySchedule(alpha=1.0, beta=1.0, q_max=3, steps_per_epoch=2)
+    optimizer = method.make(model, num_queries=schedule)
+    told = method.make(again, num_queries=QuerySchedule(alpha=1.0, beta=1.0, q_max=3))
+    queries = []
+    for t in range(10):
+        told.set_epoch(t // 2)
+        assert optimizer.step(model) == told.step(again)
+        queries.append(len(optimizer.last.projected_grads))
+    assert queries == [1, 1, 1, 1, 2, 2, 3, 3, 3, 3]
+    assert same(values(model), values(again))
+
+
+@methods
+@pytest.mark.parametrize("restore", ["inplace", "exact", "snapshot"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_loss_leaves_weights_and_state(method: Method, restore: str, bad: float) -> None:
+    model = Bowl()
+    optimizer = method.make(model, restore=restore)
+    for _ in range(3):
+        optimizer.step(model)
+    weights, before = values(model), state_of(optimizer)
+    with pytest.warns(RuntimeWarning, match="step 3 is skipped"):
+        optimizer.step(lambda: bad)
+    for found, expected in zip(values(model), weights):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if restore == "inplace" else 0)
+    assert same(state_of(optimizer), before)
+    assert (optimizer.steps, optimizer.skipped_steps) == (4, 1)
+    optimizer.step(model)
+    assert not same(values(model), weights)
+
+
+@methods
+@pytest.mark.parametrize("restore", ["inplace", "exact", "snapshot"])
+def test_an_exception_in_the_closure_leaves_weights_and_state(method: Method, restore: str) -> None:
+    model = Bowl()
+    optimizer = method.make(model, restore=restore)
+    for _ in range(3):
+        optimizer.step(model)
+    weights, before, calls = values(model), state_of(optimizer), []
+
+    def fails() -> Tensor:
+        calls.append(model())
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return calls[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(fails)
+    for found, expected in zip(values(model), weights):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if restore == "inplace" else 0)
+    assert same(state_of(optimizer), before)
+
+
+def state_of(optimizer: ZerothOrderOptimizer) -> list[Tensor]:
+    """Copies of all state: tensors and counts."""
+    numbers = [value for state in optimizer.state.values() for value in state.values()]
+    return [torch.as_tensor(value).reshape(-1).clone() for value in numbers]

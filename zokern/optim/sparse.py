@@ -238,12 +238,15 @@ class SparseMeZO(ZerothOrderOptimizer):
             apply=self._pass,
         )
         self._check_masks()
+        self._number_blocks()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; thresholds are found anew at the next step."""
         check_number("sparsity", {**self.defaults, **param_group}["sparsity"], 0.0, high=1.0)
         super().add_param_group(param_group)
         self._found = False
+        if self._engine is not None:
+            self._number_blocks()
 
     def step(self, closure: Closure) -> float:  # type: ignore[override]
         """One step. `closure` returns the loss and may be called any number of times."""
@@ -277,13 +280,10 @@ class SparseMeZO(ZerothOrderOptimizer):
     # -- inside -------------------------------------------------------------------------------
 
     def _choose(self) -> None:
-        """Brings thresholds, stored masks and blocks up to date, before the step's first move."""
+        """Brings thresholds and stored masks up to date, before the step's first move."""
         trainables, chosen = self.engine.trainables, self._pass
-        if self.blocks is not None:
-            if len(chosen.block) != len(trainables.params):
-                chosen.block = self.blocks.blocks(trainables.names, trainables.group)
-            if any(group["weight_decay"] for group in self.param_groups):
-                self.engine.land()  # a pending decay is of the last step's blocks alone
+        if self.blocks is not None and any(group["weight_decay"] for group in self.param_groups):
+            self.engine.land()  # a pending decay is of the last step's blocks alone
         if self.masks is not None:
             return
         sparsity = [self.param_groups[g]["sparsity"] for g in trainables.group]
@@ -303,6 +303,11 @@ class SparseMeZO(ZerothOrderOptimizer):
                     chosen.masks[i] = torch.empty_like(p, dtype=torch.bool, requires_grad=False)
                 for mask, value in zip(_pieces(chosen.masks[i]), _pieces(p)):
                     torch.le(value.abs(), h, out=mask)
+
+    def _number_blocks(self) -> None:
+        if self.blocks is not None:
+            trainables = self.engine.trainables
+            self._pass.block = self.blocks.blocks(trainables.names, trainables.group)
 
     def _check_masks(self) -> None:
         """Takes the given masks over, by ordinal."""
