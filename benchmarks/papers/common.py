@@ -186,6 +186,11 @@ def mean_std(values: Sequence[float], spec: str = ".3g", scale: float = 1.0) -> 
     return f"{statistics.fmean(values):{spec}} ± {statistics.stdev(values):{spec}}"
 
 
+def short(value: float) -> str:
+    """ "3e-4": a rate as tables and legends have it."""
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if value < 0.01 else f"{value:g}"
+
+
 def median(values: Sequence[float]) -> float:
     """The median, with values that are not finite counting as the largest."""
     return statistics.median(v if math.isfinite(v) else math.inf for v in values)
