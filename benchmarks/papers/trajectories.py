@@ -113,12 +113,20 @@ class Runs:
 
 
 def draw(best: dict[str, dict[str, Runs]], seeds: int, steps: int) -> Any:
-    figure, axes = plot(10.5, 7.4, columns=3, rows=2)
+    figure, axes = plot(9.6, 7.4, columns=3, rows=2)
     for axis, (name, surface) in zip(axes.flat, SURFACES.items()):
         half = surface.domain
         x, y = torch.meshgrid(*[torch.linspace(-half, half, 161, dtype=torch.float64)] * 2, indexing="xy")
         level = torch.log10(surface.f(x, y) + 1e-3)
-        axis.contour(x.numpy(), y.numpy(), level.numpy(), levels=14, colors="#cfcfcf", linewidths=0.7)
+        axis.contour(
+            x.numpy(),
+            y.numpy(),
+            level.numpy(),
+            levels=14,
+            colors="#cfcfcf",
+            linewidths=0.7,
+            linestyles="solid",
+        )
         for method, runs in best[name].items():
             if method == "MeZO, same rate":
                 continue
@@ -131,8 +139,8 @@ def draw(best: dict[str, dict[str, Runs]], seeds: int, steps: int) -> Any:
         axis.plot(*surface.start, "s", color=INK, ms=5, zorder=6)
         axis.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
         axis.grid(False)
-        ends = ", ".join(f"{m} {r.reached}/{len(r.last)}" for m, r in best[name].items() if "," not in m)
-        title(axis, f"{name}: {surface.formula}" if len(name) == 1 else name, f"reached: {ends}")
+        ends = ", ".join(f"{m} {best[name][m].reached}/{seeds}" for m in ("MeZO", "ZO-AdaMU"))
+        title(axis, f"{name}: {surface.formula}" if len(name) == 1 else name, f"reached: {ends} seeds")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK
