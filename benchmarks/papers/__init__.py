@@ -1,0 +1,1 @@
+"""Experiments of the papers whose methods zokern implements, one script a figure or table."""
