@@ -130,13 +130,6 @@ def cost_of_step(
     return Cost(*(count / size for count in counts), traffic.forwards)
 
 
-def storages() -> dict[int, int]:
-    """Address to bytes of every storage that a tensor somewhere holds."""
-    gc.collect()
-    held = [t.untyped_storage() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter)]
-    return {storage.data_ptr(): storage.nbytes() for storage in held}
-
-
 @dataclass(frozen=True)
 class Row:
     """A method of the table: how it is made, what it steps with, and which step is counted."""
@@ -199,13 +192,20 @@ def count(row: Row) -> tuple[Cost, float]:
     def closure(*sample: int) -> Tensor:
         return model(x).square().mean()
 
-    before = storages()
-    optimizer = row.make(model)
-    for _ in range(row.before):
-        row.step(optimizer, closure)
-    cost = cost_of_step(optimizer, closure, lambda counted: row.step(optimizer, counted))
-    held = sum(size for place, size in storages().items() if place not in before)
-    return cost, held / sum(p.numel() for p in model.parameters())
+    gc.freeze()  # what there is now is not listed below
+    try:
+        optimizer = row.make(model)
+        for _ in range(row.before):
+            row.step(optimizer, closure)
+        cost = cost_of_step(optimizer, closure, lambda counted: row.step(optimizer, counted))
+        gc.collect()
+        storages = [t.untyped_storage() for t in gc.get_objects() if type(t) is Tensor]
+    finally:
+        gc.unfreeze()
+    held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    for p in model.parameters():
+        held.pop(p.untyped_storage().data_ptr(), None)
+    return cost, sum(held.values()) / sum(p.numel() for p in model.parameters())
 
 
 def markdown() -> str:

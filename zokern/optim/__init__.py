@@ -8,7 +8,8 @@ from .base import ZerothOrderOptimizer
 from .mezo import MeZO
 from .schedules import PlateauAnneal, QuerySchedule
 from .sparse import BlockSchedule, SparseMeZO
-from .svrg import ZOSVRG, MeZOSVRG, weighted_mean
+from .svrg import MeZOSVRG, weighted_mean
+from .zo_svrg import ZOSVRG
 
 __all__ = [
     "ZOSVRG",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +83,8 @@ class AdaMUSchedule:
             left = 0.5 * (1.0 + math.cos(math.pi * (t - start) / (stop - start)))
         else:
             left = 0.0
-        ends = (self.alpha, self.beta1, self.beta2)
-        return tuple(end + (1.0 - end) * left for end in ends)  # type: ignore[return-value]
+        alpha, beta1, beta2 = (end + (1.0 - end) * left for end in (self.alpha, self.beta1, self.beta2))
+        return alpha, beta1, beta2
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,18 @@ class _Probe:
         if batch.is_identity():
             return
         source, decay = batch.source, batch.decay
-        moving = [(key, scale) for key, scale in batch.terms.items() if scale != 0.0]
+        moving = [(cast(Direction, key), scale) for key, scale in batch.terms.items() if scale != 0.0]
         if not moving:
             for s, t in zip(source, batch.target):
                 t.copy_(s if decay == 1.0 else s * decay)
-        for key, scale in moving:
+        for direction, scale in moving:
             adamu_probe_(
                 source,
                 [self.momenta[i] for i in batch.indices],
-                key.seed,  # type: ignore[attr-defined]
+                direction.seed,
                 scale,
-                alpha=key.alpha,  # type: ignore[attr-defined]
-                beta1=key.beta1,  # type: ignore[attr-defined]
+                alpha=direction.alpha,
+                beta1=direction.beta1,
                 decay=decay,
                 streams=batch.indices,
                 out=None if batch.target is source else batch.target,
@@ -181,7 +181,7 @@ class ZOAdaMU(ZerothOrderOptimizer):
         lr: float = 1e-6,
         eps: float = 1e-3,
         *,
-        schedule: AdaMUSchedule | int | Any,
+        schedule: Callable[[int], tuple[float, float, float]] | int,
         sigma: float = 1e-8,
         orient_momentum: bool = False,
         weight_decay: float = 0.0,

@@ -60,15 +60,19 @@ def choose_restore(params: Sequence[Tensor], module: nn.Module | None) -> str:
     """
     if all(p.dtype in (torch.float32, torch.float64) for p in params):
         return "inplace"
-    if module is None or any(_is_compiled(m) for m in module.modules()):
+    if module is None or not takes_hooks(module):
         return "snapshot"
     total = sum(p.numel() * p.element_size() for p in module.parameters())
     own = sum(p.numel() * p.element_size() for p in params)
     return "snapshot" if own <= SMALL * total else "exact"
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+def takes_hooks(module: nn.Module) -> bool:
+    """Whether no part of it is compiled: hooks would break its graph."""
+    return not any(
+        getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod")
+        for m in module.modules()
+    )
 
 
 class Scratch:

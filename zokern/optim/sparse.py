@@ -17,7 +17,7 @@ from ._groups import check_choice, check_number
 from ._steps import Closure
 from .base import ZerothOrderOptimizer
 from .engine import Batch, Key
-from .restore_exact import _is_compiled
+from .restore_exact import takes_hooks
 from .schedules import QuerySchedule
 
 CHUNK = 1 << 20
@@ -219,11 +219,11 @@ class SparseMeZO(ZerothOrderOptimizer):
         self.one_sided = one_sided
         self.masks = None if masks is None else dict(masks)
         self._found = False
-        self._pass = _Masked(distribution)
+        self._masked = _Masked(distribution)
         if isinstance(params, nn.Module):
             module = params
-        if restore == "auto" and masks is None and sparsity and module is not None:
-            restore = "auto" if any(map(_is_compiled, module.modules())) else "exact"
+        if restore == "auto" and masks is None and sparsity and module is not None and takes_hooks(module):
+            restore = "exact"
         super().__init__(
             params,
             {"lr": lr, "sparsity": sparsity, "weight_decay": weight_decay},
@@ -235,7 +235,7 @@ class SparseMeZO(ZerothOrderOptimizer):
             distribution=distribution,
             num_queries=num_queries,
             module=module,
-            apply=self._pass,
+            apply=self._masked,
         )
         self._check_masks()
         self._number_blocks()
@@ -269,45 +269,53 @@ class SparseMeZO(ZerothOrderOptimizer):
         """The blocks that the next step moves; without `blocks`, none."""
         if self.blocks is None:
             return ()
-        return self.blocks.choose(len(set(self._pass.block)), self.steps)
+        return self.blocks.choose(len(set(self._masked.block)), self.steps)
 
     @property
     def thresholds(self) -> dict[str, float]:
         """Name of a parameter to its present threshold."""
         names = self.engine.trainables.names
-        return {names[i]: value for i, value in self._pass.thresholds.items()}
+        return {names[i]: value for i, value in self._masked.thresholds.items()}
 
     # -- inside -------------------------------------------------------------------------------
 
     def _choose(self) -> None:
         """Brings thresholds and stored masks up to date, before the step's first move."""
-        trainables, chosen = self.engine.trainables, self._pass
         if self.blocks is not None and any(group["weight_decay"] for group in self.param_groups):
             self.engine.land()  # a pending decay is of the last step's blocks alone
         if self.masks is not None:
             return
-        sparsity = [self.param_groups[g]["sparsity"] for g in trainables.group]
         due = self.refresh is not None and self.steps % self.refresh == 0
         if due or not self._found:
-            self.engine.land()
-            chosen.thresholds.clear()
-            for i, p in enumerate(trainables.params):
-                if sparsity[i] and p.numel():
-                    chosen.thresholds[i] = threshold(p, sparsity[i])
-            self._found = True
-        if self.restore == "inplace" and chosen.thresholds:
-            self.engine.land()
-            for i, h in chosen.thresholds.items():
-                p = trainables.params[i]
-                if i not in chosen.masks or chosen.masks[i].shape != p.shape:
-                    chosen.masks[i] = torch.empty_like(p, dtype=torch.bool, requires_grad=False)
-                for mask, value in zip(_pieces(chosen.masks[i]), _pieces(p)):
-                    torch.le(value.abs(), h, out=mask)
+            self._find_thresholds()
+        if self.restore == "inplace" and self._masked.thresholds:
+            self._draw_masks()
+
+    def _find_thresholds(self) -> None:
+        self.engine.land()
+        trainables, found = self.engine.trainables, self._masked.thresholds
+        found.clear()
+        for i, (p, g) in enumerate(zip(trainables.params, trainables.group)):
+            sparsity = self.param_groups[g]["sparsity"]
+            if sparsity and p.numel():
+                found[i] = threshold(p, sparsity)
+        self._found = True
+
+    def _draw_masks(self) -> None:
+        """The masks of the committed weights, which displaced weights do not tell."""
+        self.engine.land()
+        masks = self._masked.masks
+        for i, h in self._masked.thresholds.items():
+            p = self.trainables[i]
+            if i not in masks or masks[i].shape != p.shape:
+                masks[i] = torch.empty_like(p, dtype=torch.bool, requires_grad=False)
+            for mask, value in zip(_pieces(masks[i]), _pieces(p)):
+                torch.le(value.abs(), h, out=mask)
 
     def _number_blocks(self) -> None:
         if self.blocks is not None:
             trainables = self.engine.trainables
-            self._pass.block = self.blocks.blocks(trainables.names, trainables.group)
+            self._masked.block = self.blocks.blocks(trainables.names, trainables.group)
 
     def _check_masks(self) -> None:
         """Takes the given masks over, by ordinal."""
@@ -326,15 +334,15 @@ class SparseMeZO(ZerothOrderOptimizer):
                 raise TypeError(f"masks[{key!r}] must be a boolean tensor, got {found}")
             if mask.shape != p.shape:
                 raise ValueError(f"masks[{key!r}] has shape {tuple(mask.shape)}, not {tuple(p.shape)}")
-            self._pass.masks[i] = mask.to(p.device)
+            self._masked.masks[i] = mask.to(p.device)
 
     def _method_state(self) -> dict[str, Any]:
-        return {"found": self._found, "thresholds": dict(self._pass.thresholds)}
+        return {"found": self._found, "thresholds": dict(self._masked.thresholds)}
 
     def _load_method_state(self, state: dict[str, Any]) -> None:
         self._found = state["found"]
-        self._pass.thresholds.clear()
-        self._pass.thresholds.update(state["thresholds"])
+        self._masked.thresholds.clear()
+        self._masked.thresholds.update(state["thresholds"])
 
 
 def _pieces(tensor: Tensor) -> Iterable[Tensor]:
