@@ -17,6 +17,7 @@ from ._pack import DISTRIBUTION, DTYPE
 
 _C = cpu._C
 ACTIVATION = {name: i for i, name in enumerate(ACTIVATIONS)}
+HUGE_BYTES = 32 << 20  # see csrc/cpu/pages.cpp
 _FIXED_WORD = (1 << 64) - 1  # ZK_TT_FIXED
 
 
@@ -59,6 +60,14 @@ def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: T
         x.data_ptr(), out.data_ptr(), x.shape[0] // count, count, x.stride(0), out.stride(0),
         DTYPE[x.dtype], DTYPE[out.dtype], torch.get_num_threads(), seeds, scales, stream, distribution,
     )  # fmt: skip
+
+
+def new_rows(x: Tensor, width: int) -> Tensor:
+    """An empty y for x: the same leading sizes and dtype."""
+    y = x.new_empty((*x.shape[:-1], width))
+    if y.nbytes >= HUGE_BYTES:
+        _C.cpu_huge_pages(y.data_ptr(), y.nbytes)
+    return y
 
 
 def _dense(layer: TTLayer) -> TTLayer:

@@ -95,7 +95,7 @@ class Prepared:
             return self._general(x, tensors[0], out, noise)
         rows = x.numel() // self._in[0]
         if out is None:
-            y = torch.empty_like(x) if self._same_size else x.new_empty((*x.shape[:-1], self._out))
+            y = self._native.new_rows(x, self._out)
         elif out is x and self._same_size:
             y = x
         elif self._apart(x, out):
@@ -135,7 +135,7 @@ class Prepared:
             check_out(out, x, self._out)
             if _grad_enabled() and out.requires_grad:
                 return None
-        y = x.new_empty((*x.shape[:-1], self._out)) if out is None else out
+        y = self._native.new_rows(x, self._out) if out is None else out
         rows = x.numel() // self._in[0]
         if rows:
             call = self._call(rows // (queries or 1), () if noise is None else noise.positions)
