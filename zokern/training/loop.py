@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zokern.tasks import Evaluation, UserError, evaluate_logits
+from zokern.models import Classifier
+from zokern.tasks import Evaluation, Task, UserError, evaluate_logits
 from zokern.training.checkpoint import save_checkpoint
 from zokern.training.data import batch_indices, full_sample
 from zokern.training.display import Display, StepLine
@@ -33,7 +34,7 @@ from zokern.training.methods import Closures, Progress, full_size
 from zokern.training.options import lr_factor
 from zokern.training.run import Run
 
-__all__ = ["Stopped", "evaluate", "train"]
+__all__ = ["Stopped", "evaluate", "test_logits", "train"]
 
 # So many steps in a row without a finite loss end the run.
 _MAX_SKIPPED = 20
@@ -56,7 +57,7 @@ class Result:
         train_seconds: spent in steps by this process, evaluations not included.
         steps_run: steps this process took with forwards.
         outside_share: share of `train_seconds` outside the forwards.
-        peak_memory: most bytes held during the steps and evaluations, by this process.
+        peak_memory: most bytes held during the steps, by this process; tests and checkpoints are left out.
     """
 
     evaluations: dict[int, Evaluation]
@@ -66,20 +67,27 @@ class Result:
     peak_memory: int
 
 
-def evaluate(run: Run, display: Display, what: str) -> Evaluation:
-    """Scores the whole test set, in batches of similar length."""
-    labels = run.task.test_labels
-    order = sorted(range(len(labels)), key=lambda index: (run.model.length(run.task, "test", index), index))
-    logits = torch.zeros(len(labels), len(run.task.labels))
-    size = run.options.eval_batch_size
+def evaluate(run: Run, display: Display, what: str, size: int | None = None) -> Evaluation:
+    """Scores the test set, or its first `size` examples, in batches of similar length."""
     run.optimizer.flush()
+    logits = test_logits(run.model, run.task, run.options.eval_batch_size, display, what, size)
+    return evaluate_logits(logits, torch.tensor(run.task.test_labels[:size]))
+
+
+def test_logits(
+    model: Classifier, task: Task, batch_size: int, display: Display, what: str, size: int | None = None
+) -> torch.Tensor:
+    """Logits [n, classes] of the test set, or of its first `size` examples."""
+    labels = task.test_labels[:size]
+    order = sorted(range(len(labels)), key=lambda index: (model.length(task, "test", index), index))
+    logits = torch.zeros(len(labels), len(task.labels))
     with torch.no_grad(), display.counter(what, len(labels)) as advance:
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
-            batch, _ = run.model.collate(run.task, "test", chosen)
-            logits[chosen] = run.model(batch).cpu()
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            batch, _ = model.collate(task, "test", chosen)
+            logits[chosen] = model(batch).cpu()
             advance(len(chosen))
-    return evaluate_logits(logits, torch.tensor(labels))
+    return logits
 
 
 def train(run: Run, display: Display) -> Result:
@@ -115,14 +123,14 @@ class _Loop:
         self.known_steps = {row["step"] for row in rows if row["kind"] == "step"}
         self.evaluations = {row["step"]: _evaluation(row) for row in rows if row["kind"] == "eval"}
         self.full_indices = full_sample(options.seed, full_size(options), self.n)
+        self.device, self.peak = torch.device(options.device), 0
         self.full_batches: list[tuple[Any, torch.Tensor]] = []
 
     def run_all(self) -> Result:
         run = self.run
-        device = torch.device(run.options.device)
-        reset_peak_memory(device)
-        if run.done == 0:
+        if run.done == 0 and run.options.eval_before:
             self.evaluate_once(0)
+        reset_peak_memory(self.device)
         # Re-walking may pass by evaluations that a kill prevented; evaluate_once fills them in.
         with self.display.steps(self.steps, run.done + len(run.logged)) as line:
             for step in range(run.done + 1, self.steps + 1):
@@ -131,6 +139,7 @@ class _Loop:
                 else:
                     self.step(step, line)
                 self.after(step, line)
+        self.note_peak()
         run.optimizer.flush()
         self.evaluate_once(max(self.steps, run.done))
         return Result(
@@ -138,7 +147,7 @@ class _Loop:
             self.seconds,
             self.steps_run,
             self.outside / self.seconds if self.seconds else 0.0,
-            peak_memory(device),
+            self.peak,
         )
 
     def step(self, step: int, line: StepLine) -> None:
@@ -189,6 +198,8 @@ class _Loop:
         """Evaluations and checkpoints at their steps; both land what is pending, and so does a
         replayed step where the original landed."""
         run, options = self.run, self.run.options
+        if self.pauses(step):
+            self.note_peak()
         if options.eval_every and step % options.eval_every == 0 and step < self.steps:
             run.optimizer.flush()
             if step not in self.evaluations:
@@ -198,12 +209,24 @@ class _Loop:
         if step % options.checkpoint_every == 0 or step == self.steps:
             run.optimizer.flush()
             save_checkpoint(run.folder.path, step, run.model, run.optimizer)
+        if self.pauses(step):
+            reset_peak_memory(self.device)
+
+    def pauses(self, step: int) -> bool:
+        """Whether there is a test or a checkpoint after this step."""
+        options = self.run.options
+        tested = bool(options.eval_every) and step % options.eval_every == 0
+        return tested or step % options.checkpoint_every == 0 or step == self.steps
+
+    def note_peak(self) -> None:
+        self.peak = max(self.peak, peak_memory(self.device))
 
     def evaluate_once(self, step: int) -> None:
         if step in self.evaluations:
             return
         what = "testing before training" if step == 0 else f"testing after step {step}"
-        evaluation = evaluate(self.run, self.display, what)
+        between = 0 < step < self.steps
+        evaluation = evaluate(self.run, self.display, what, self.run.options.eval_size if between else None)
         self.evaluations[step] = evaluation
         row = {"kind": "eval", "step": step, **evaluation.as_dict()}
         self.run.metrics_log.append(row)
