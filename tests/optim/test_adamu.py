@@ -37,6 +37,10 @@ def test_schedules_are_the_closed_form() -> None:
         assert schedule(t) == pytest.approx((0.5 + 0.5 * left, 0.9 + 0.1 * left, 0.01 + 0.99 * left))
     assert {schedule(t) for t in (800, 801, 1000, 5000)} == {(0.5, 0.9, 0.01)}
     assert schedule(450) == schedule(450)  # nothing is changed by asking
+    short = AdaMUSchedule(10, warmup=2, settled=6, alpha=0.0, beta1=0.5, beta2=0.0)
+    left = [1, 1, (2 + 2**0.5) / 4, 1 / 2, (2 - 2**0.5) / 4, 0, 0]
+    assert [short(t)[0] for t in range(1, 8)] == pytest.approx(left, abs=1e-15)
+    assert [short(t)[1] for t in range(1, 8)] == pytest.approx([(1 + x) / 2 for x in left], abs=1e-15)
 
 
 def test_schedules_do_not_depend_on_how_many_tensors_there_are() -> None:
