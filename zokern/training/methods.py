@@ -159,6 +159,7 @@ def _adamu(model: nn.Module, options: TrainOptions) -> Any:
     from zokern.optim import ZOAdaMU
 
     more = _common(options, "orient_momentum")
+    assert options.steps is not None  # resolved
     return ZOAdaMU(model, schedule=options.steps, num_queries=query_count(options), **more)
 
 
