@@ -1,17 +1,21 @@
 """Queries in a loop against queries in parallel, from one adapter to a whole step of SmolLM2's shape.
 
-    python -m benchmarks.bench_queries [--quick]
+    python -m benchmarks.bench_queries [--threads N] [--quick]
 
-adapter   2Q = 8 perturbed evaluations of one adapter on N tokens each.
-  loop        perturb_ into a copy of the adapter's parameters, then tt_adapter; eight times
-  loop, bare  tt_adapter alone, eight times, the perturbed copies given
-  torch loop  the copies given, halves and (xA)B in plain PyTorch; eight times
-  batched     one tt_adapter over 8 N rows, perturbed cores made inside from (seed, stream, +-eps)
-perturb   all adapters of 32 layers of width 4096, once.
-  per tensor  torch.normal and add_ for each of the 896 tensors
-  one call    perturb_ of the flat parameter
+adapter   2Q = 8 perturbed evaluations of one adapter, rank 5, on N tokens each.
+  loop         what `queries="loop"` does: perturb_ of the whole adapter in one call, then tt_adapter on the
+               N rows; eight times. The loop of the README's ratios: nothing is written tensor by tensor
+  loop, fused  eight tt_adapter calls that make the perturbed cores inside
+  loop, given  eight tt_adapter calls, the perturbed copies given
+  torch loop   the copies given, halves and (xA)B in plain PyTorch; eight times
+  batched      one tt_adapter over 8 N rows, perturbed cores made inside from (seed, stream, +-eps)
+perturb   all adapters of 32 layers of width 4096, once, with the default biases and with both.
+  per tensor       torch.normal and add_ for each tensor
+  MeZO expression  p.data = p.data + scale * z * eps for each, as published trainers write it
+  one call         perturb_ of the flat parameter
 step      AdaZeta on a random model of SmolLM2-135M's shape with 60 adapters, Q = 4.
 forward   the same model without adapters, with them, and with them in plain PyTorch.
+A run with --threads keeps the other rows of results/queries.jsonl.
 """
 
 from __future__ import annotations
@@ -26,80 +30,73 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zokern
-from zokern.nn import TTAdapter, add_tt_adapters, remove_tt_adapters
+from zokern.nn import TTAdapter, add_tt_adapters
 from zokern.nn.queries import BatchedCopies, Point, Trainable
 from zokern.optim import AdaZeta
 
-from .timing import RESULTS, Timing, Writer, interleaved, machine_line, table
+from .timing import RESULTS, Writer, interleaved, machine_line, saved, table
+from .tt_cases import Layer, plain_adapter
 
 SEEDS = [1, 1, 2, 2, 3, 3, 4, 4]  # 2Q = 8
 EPS = 1e-3
 SCALES = [EPS, -EPS] * 4
+Cases = dict[str, Callable[[], Any]]
 
 
-def scrambled(hidden: int) -> TTAdapter:
+def scrambled(hidden: int, bias: bool | str = True) -> TTAdapter:
     generator = torch.Generator().manual_seed(0)
-    return TTAdapter(hidden, 64, 5, bias=True, init="gaussian", generator=generator)
+    return TTAdapter(hidden, 64, 5, bias=bias, init="gaussian", generator=generator)
 
 
 def plain(x: Tensor, adapter: TTAdapter) -> Tensor:
-    """The adapter in plain PyTorch: halves, then (xA)B."""
-    halves = []
-    for cores in (adapter.down[:3], adapter.down[3:], adapter.up[:3], adapter.up[3:]):
-        product = cores[0]
-        for core in cores[1:]:
-            product = torch.tensordot(product, core, dims=1)
-        halves.append(
-            product.reshape(-1, product.shape[-1])
-            if product.shape[0] == 1
-            else product.reshape(len(product), -1)
-        )
-    a, b, c, d = halves
-    assert adapter.down_bias is not None and adapter.up_bias is not None
-    h = torch.relu(torch.addmm(adapter.down_bias, x.float() @ a, b))
-    return (x.float() + torch.addmm(adapter.up_bias, h @ c, d)).to(x.dtype)
+    """The adapter in plain PyTorch."""
+    biases = adapter.down_bias, adapter.up_bias
+    assert biases[0] is not None and biases[1] is not None
+    down, up = (
+        Layer(list(cores), adapter.count // 2, bias)
+        for cores, bias in zip((adapter.down, adapter.up), biases)
+    )
+    return plain_adapter(x.reshape(-1, x.shape[-1]), down, up).reshape(x.shape)
 
 
-def adapter_cases(hidden: int, tokens: int) -> dict[str, Callable[[], Any]]:
-    adapter = scrambled(hidden)
+def adapter_cases(hidden: int, tokens: int) -> Cases:
+    adapter, probe = scrambled(hidden), scrambled(hidden)
     x = torch.randn(8 * tokens, hidden, generator=torch.Generator().manual_seed(1))
     blocks = list(x.split(tokens))
-    probe = scrambled(hidden)
-    copies = []
-    for seed, scale in zip(SEEDS, SCALES):
-        copy = scrambled(hidden)
+    copies = [scrambled(hidden) for _ in SEEDS]
+    for seed, scale, copy in zip(SEEDS, SCALES, copies):
         zokern.perturb_(adapter.flat, seed, scale, out=copy.flat)
-        copies.append(copy)
-    noise = zokern.TTNoise(SEEDS, SCALES, adapter.offsets)
+    offsets = adapter.offsets
+    one_by_one = [zokern.TTNoise([seed], [scale], offsets) for seed, scale in zip(SEEDS, SCALES)]
+    together = zokern.TTNoise(SEEDS, SCALES, offsets)
+    fused = functools.partial(
+        zokern.tt_adapter, down=list(adapter.down), up=list(adapter.up), down_split=3, up_split=3,
+        down_bias=adapter.down_bias, up_bias=adapter.up_bias,
+    )  # fmt: skip
 
-    def loop() -> Tensor:
+    def loop() -> list[Tensor]:
         outputs = []
         for seed, scale, block in zip(SEEDS, SCALES, blocks):
             zokern.perturb_(adapter.flat, seed, scale, out=probe.flat)
             outputs.append(probe(block))
-        return torch.cat(outputs)
+        return outputs
 
-    def batched() -> Tensor:
-        return zokern.tt_adapter(
-            x, adapter.down, adapter.up, down_split=3, up_split=3, down_bias=adapter.down_bias,
-            up_bias=adapter.up_bias, noise=noise,
-        )  # fmt: skip
-
-    cases = {
+    cases: Cases = {
         "loop": loop,
-        "loop, bare": lambda: torch.cat([copy(block) for copy, block in zip(copies, blocks)]),
-        "torch loop": lambda: torch.cat([plain(block, copy) for copy, block in zip(copies, blocks)]),
-        "batched": batched,
+        "loop, fused": lambda: [fused(block, noise=noise) for block, noise in zip(blocks, one_by_one)],
+        "loop, given": lambda: [copy(block) for copy, block in zip(copies, blocks)],
+        "torch loop": lambda: [plain(block, copy) for copy, block in zip(copies, blocks)],
+        "batched": lambda: fused(x, noise=together).split(tokens),
     }
-    expected = cases["torch loop"]()
+    expected = torch.cat(cases["torch loop"]())
     for name, run in cases.items():  # no speed is printed of a wrong result
-        error = float((run() - expected).abs().max() / expected.abs().max())
+        error = float((torch.cat(list(run())) - expected).abs().max() / expected.abs().max())
         assert error < 1e-5, (name, hidden, tokens, error)
     return cases
 
 
-def perturb_cases() -> dict[str, Callable[[], Any]]:
-    adapters = [scrambled(4096) for _ in range(64)]
+def perturb_cases(bias: bool | str) -> Cases:
+    adapters = [scrambled(4096, bias) for _ in range(64)]
     flat = torch.cat([adapter.flat for adapter in adapters])
     tensors = [part for adapter in adapters for part in adapter.parts()]
     print(f"{len(tensors)} tensors, {flat.numel():,} parameters")
@@ -108,7 +105,16 @@ def perturb_cases() -> dict[str, Callable[[], Any]]:
         for p in tensors:
             p.add_(torch.normal(0.0, 1.0, size=p.shape), alpha=EPS)
 
-    return {"per tensor": per_tensor, "one call": lambda: zokern.perturb_(flat, 7, EPS)}
+    def mezo_expression() -> None:
+        for p in tensors:
+            z = torch.normal(mean=0.0, std=1.0, size=p.data.size(), device=p.device, dtype=p.dtype)
+            p.data = p.data + 1.0 * z * EPS
+
+    return {
+        "per tensor": per_tensor,
+        "MeZO expression": mezo_expression,
+        "one call": lambda: zokern.perturb_(flat, 7, EPS),
+    }
 
 
 def smollm2_shape(layers: int) -> nn.Module:
@@ -135,7 +141,7 @@ class LastToken(nn.Module):
         return F.linear(hidden, self.lm.lm_head.weight[:2])
 
 
-def step_cases(model: LastToken, rows: int, length: int) -> dict[str, Callable[[], Any]]:
+def step_cases(model: LastToken, rows: int, length: int) -> Cases:
     ids = torch.randint(49152, (rows, length), generator=torch.Generator().manual_seed(1))
     labels = torch.arange(rows) % 2
 
@@ -161,13 +167,13 @@ def step_cases(model: LastToken, rows: int, length: int) -> dict[str, Callable[[
     }
 
 
-def forward_cases(model: LastToken, rows: int, length: int) -> dict[str, Callable[[], Any]]:
+def forward_cases(model: LastToken, rows: int, length: int) -> Cases:
     ids = torch.randint(49152, (rows, length), generator=torch.Generator().manual_seed(1))
     bare = LastToken(smollm2_shape(len(model.lm.model.layers)))
     peer = LastToken(smollm2_shape(len(model.lm.model.layers)))
     for adapter in add_tt_adapters(peer.lm, bias=True).adapters:
         # the same parameters through plain PyTorch, at the same places
-        adapter.forward = functools.partial(_plain_rows, adapter)  # type: ignore[method-assign]
+        adapter.forward = functools.partial(_plain, adapter)  # type: ignore[method-assign]
     return {
         "without adapters": lambda: bare(ids),
         "with adapters": lambda: model(ids),
@@ -175,95 +181,62 @@ def forward_cases(model: LastToken, rows: int, length: int) -> dict[str, Callabl
     }
 
 
-def _plain_rows(adapter: TTAdapter, x: Tensor, inplace: bool = False) -> Tensor:
-    return plain(x.reshape(-1, x.shape[-1]), adapter).reshape(x.shape)
-
-
-def show(timings: dict[str, Timing], base: str) -> None:
-    rows = [[name, f"{t.p50 * 1e3:.3f}", f"{timings[base].p50 / t.p50:.2f}"] for name, t in timings.items()]
-    print(table(rows, ["", "ms", f"x {base}"]), flush=True)
+def _plain(adapter: TTAdapter, x: Tensor, inplace: bool = False) -> Tensor:
+    return plain(x, adapter)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one repeat, few layers, no files written")
+    parser.add_argument("--quick", action="store_true", help="one repeat, two layers, no files written")
+    parser.add_argument("--threads", type=int, choices=(1, 2), help="default: both")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", choices=("adapter", "perturb", "step", "forward"))
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
-    repeats, quick = (1, True) if arguments.quick else (arguments.repeats, False)
-    whole = not quick and arguments.only is None
+    quick = arguments.quick
+    repeats = 1 if quick else arguments.repeats
     print(machine_line())
+    path = RESULTS / "queries.jsonl"
+    threads_wanted = (arguments.threads,) if arguments.threads else (1, 2)
+    kept = [r for r in saved(path) if r["threads"] not in threads_wanted]
+    with Writer("/dev/null") if quick else Writer(path, kept) as writer:
 
-    def wanted(part: str) -> bool:
-        return arguments.only in (None, part)
-
-    with Writer(RESULTS / "queries.jsonl" if whole else "/dev/null") as writer:
-
-        def run(
-            part: str, case: str, cases: dict[str, Callable[[], Any]], threads: int, base: str, **clock: Any
-        ) -> None:
-            torch.set_num_threads(threads)
-            timings = interleaved(cases, repeats, **clock)
-            print(f"\n{part}: {case}, {threads} thread(s)")
-            show(timings, base)
+        def run(part: str, case: str, threads: int, cases: Cases, rounds: int = repeats) -> None:
+            base = next(iter(cases))
+            timings = interleaved(cases, rounds, min_seconds=0.01)
+            shown = []
             for name, t in timings.items():
+                ratio = timings[base].p50 / t.p50
+                shown.append([name, f"{t.p50 * 1e3:.3f}", f"{ratio:.2f}"])
                 writer.row(
                     op=part, case=case, backend=name, threads=threads, p20=t.p20, p50=t.p50, p80=t.p80,
-                    ratio=timings[base].p50 / t.p50, base=base,
+                    base=base, ratio=ratio,
                 )  # fmt: skip
+            print(f"\n{part}: {case}, {threads} thread(s)")
+            print(table(shown, ["", "ms", f"{base} / this"]), flush=True)
 
-        if wanted("adapter"):
+        model = LastToken(smollm2_shape(2 if quick else 30))
+        add_tt_adapters(model.lm, bias=True, init="gaussian")
+        few = min(repeats, 3)  # a second a round
+        for threads in threads_wanted:
+            torch.set_num_threads(threads)
             for hidden in (4096, 576):
                 for tokens in (1, 4, 16, 128):
-                    for threads in (1, 2):
-                        torch.set_num_threads(threads)
-                        cases = adapter_cases(hidden, tokens)
-                        run(
-                            "adapter",
-                            f"hidden {hidden}, N = {tokens}, 2Q = 8",
-                            cases,
-                            threads,
-                            "loop",
-                            min_seconds=0.02,
-                        )
-        if wanted("perturb"):
-            for threads in (1, 2):
-                run(
-                    "perturb",
-                    "32 layers of 4096, 64 adapters",
-                    perturb_cases(),
-                    threads,
-                    "per tensor",
-                    min_seconds=0.02,
-                )
-        layers = 2 if quick else 30
-        if wanted("step") or wanted("forward"):
-            model = LastToken(smollm2_shape(layers))
-            add_tt_adapters(model.lm, bias=True, init="gaussian")
-        if wanted("step"):
-            for rows, length in ((1, 4), (1, 16), (4, 16), (8, 64)):
-                run(
-                    "step",
-                    f"Q = 4, batch {rows} x {length} tokens",
-                    step_cases(model, rows, length),
-                    2,
-                    "loop",
-                )
-        if wanted("forward"):
+                    case = f"hidden {hidden}, N = {tokens}, 2Q = 8"
+                    run("adapter", case, threads, adapter_cases(hidden, tokens))
+            for bias in ("down", True):
+                biases = "both biases" if bias is True else "down bias"
+                case = f"64 adapters of 4096, rank 5, {biases}"
+                run("perturb", case, threads, perturb_cases(bias))
+            for rows, length in ((1, 4), (1, 16), (4, 16)):
+                case = f"Q = 4, batch {rows} x {length} tokens"
+                run("step", case, threads, step_cases(model, rows, length), few)
             for rows, length in ((1, 16), (8, 64)):
-                run(
-                    "forward",
-                    f"batch {rows} x {length} tokens",
-                    forward_cases(model, rows, length),
-                    2,
-                    "without adapters",
-                )
-            remove_tt_adapters(model)
-    if whole:
-        print(f"\nwrote {RESULTS / 'queries.jsonl'}")
+                case = f"batch {rows} x {length} tokens"
+                run("forward", case, threads, forward_cases(model, rows, length), few)
+    if not quick:
+        print(f"\nwrote {path}")
 
 
 if __name__ == "__main__":

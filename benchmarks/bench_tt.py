@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from torch import Tensor
 import zokern
 
 from . import tt_cases as tt
-from .timing import RESULTS, Timing, Writer, copy_gb_per_second, interleaved, machine_line, table
+from .timing import RESULTS, Timing, Writer, copy_gb_per_second, interleaved, machine_line, saved, table
 from .tt_cases import Layer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -178,7 +177,9 @@ def measure(problem: Problem, part: str, repeats: int) -> dict[str, Timing]:
     return interleaved(cases, repeats if careful else min(repeats, 5), min_seconds=seconds)
 
 
-def rows_of(problem: Problem, part: str, threads: int, timings: dict[str, Timing], copy: float) -> Iterator[dict]:
+def rows_of(
+    problem: Problem, part: str, threads: int, timings: dict[str, Timing], copy: float
+) -> Iterator[dict]:
     x, layers = problem.x(), problem.layers()
     moved = tt.nbytes(x, x.shape[1] if problem.adapter else problem.shape[1], *layers)
     for name, t in timings.items():
@@ -217,16 +218,18 @@ def figure(rows: list[dict], path: Path) -> None:
         "dense": "#d9b38c", PLAIN: "#8c8c8c", "torch.compile": "#6b6b6b", "zokern": "#5aa3d0",
         "zokern in place": "#1f6fb2",
     }  # fmt: skip
-    shown = [
-        r for r in rows if r["case"] == "4096-64-4096" and r["threads"] == 1 and r["dtype"] == "fp32"
-    ]
+    shown = [r for r in rows if r["case"] == "4096-64-4096" and r["threads"] == 1 and r["dtype"] == "fp32"]
     # cases of both parts are shown as the peers' part has them
     values = {(r["rank"], r["rows"], r["backend"]): r["p50"] for r in sorted(shown, key=lambda r: r["part"])}
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     width = 0.86 / len(colours)
     for axis, rank in zip(axes, (5, 16)):
         for n, (name, colour) in enumerate(colours.items()):
-            found = [(i, values[rank, count, name]) for i, count in enumerate(ROWS) if (rank, count, name) in values]
+            found = [
+                (i, values[rank, count, name])
+                for i, count in enumerate(ROWS)
+                if (rank, count, name) in values
+            ]
             xs = [i + (n - len(colours) / 2 + 0.5) * width for i, _ in found]
             heights = [p50 * 1e6 / ROWS[i] for i, p50 in found]
             axis.bar(xs, heights, width, label=name, color=colour)
@@ -239,10 +242,6 @@ def figure(rows: list[dict], path: Path) -> None:
     figure.suptitle("Tensor-train adapter, hidden 4096, bottleneck 64, fp32, one thread", x=0.01, ha="left")
     figure.supxlabel(machine_line(), fontsize=7, color="#555", x=0.01, ha="left")
     figure.savefig(path, dpi=160)
-
-
-def saved(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:
@@ -261,9 +260,7 @@ def main() -> None:
     kept = [r for r in saved(path) if r["part"] not in parts or r["threads"] not in threads_wanted]
     rows: list[dict] = []
     print(machine_line())
-    with Writer("/dev/null" if arguments.quick else path) as writer:
-        for row in kept:
-            writer.file.write(json.dumps(row) + "\n")
+    with Writer("/dev/null") if arguments.quick else Writer(path, kept) as writer:
         for threads in threads_wanted:
             torch.set_num_threads(threads)
             copy = {name: copy_gb_per_second(threads, dtype) for name, dtype in DTYPES.items()}

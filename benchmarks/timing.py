@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,13 +125,17 @@ def machine_line() -> str:
 
 
 class Writer:
-    """Writes result rows as JSON lines, each with the machine; a run replaces the file's old rows."""
+    """Writes result rows as JSON lines, each with the machine; a run replaces the file's old rows.
 
-    def __init__(self, path: Path | str) -> None:
+    `keep` are rows of the file to write again as they are: those that a partial run does not replace.
+    """
+
+    def __init__(self, path: Path | str, keep: Iterable[dict[str, Any]] = ()) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.machine = machine()
         self.file = open(self.path, "w")  # noqa: SIM115
+        self.file.writelines(json.dumps(row) + "\n" for row in keep)
 
     def row(self, **fields: Any) -> None:
         self.file.write(json.dumps({**fields, **self.machine}) + "\n")
@@ -142,6 +146,11 @@ class Writer:
 
     def __exit__(self, *exception: object) -> None:
         self.file.close()
+
+
+def saved(path: Path) -> list[dict[str, Any]]:
+    """The rows of a results file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(rows: list[list[str]], header: list[str]) -> str:

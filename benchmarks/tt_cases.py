@@ -207,5 +207,3 @@ def nbytes(x: Tensor, outputs: int, *layers: Layer) -> int:
     """Memory a call must move: x read once, y written once, the fp32 parameters read once."""
     rows = x.numel() // x.shape[-1]
     return rows * (x.shape[-1] + outputs) * x.element_size() + 4 * sum(layer.parameters for layer in layers)
-
-

@@ -90,6 +90,17 @@ def test_in_place_equals_out_of_place(tt_backend, dtype):
     assert x._version > version
 
 
+@pytest.mark.parametrize("rows", [2047, 2048, 2049])
+def test_a_large_output_equals_a_given_one(cpu, rows):
+    """Around 8 MiB, from where a fresh output gets huge pages; and in place, many tiles."""
+    a = adapter([8, 16, 8], [4, 4])
+    x = torch.randn(rows, 1024)
+    given = torch.empty_like(x)
+    fresh = run_adapter(x, a)
+    assert_same_bits(run_adapter(x, a, out=given), fresh)
+    assert_same_bits(run_adapter(x, a, out=x), fresh)
+
+
 def test_in_place_on_a_slice_touches_nothing_else(tt_backend):
     a = adapter_to(adapter([4, 6], [2, 3]), tt_backend.device)
     whole = torch.randn(7, 40, device=tt_backend.device)

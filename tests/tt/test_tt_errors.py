@@ -153,6 +153,6 @@ def test_float64_is_the_references():
     assert zokern.tt_linear(X.double(), cores, 2).dtype == torch.float64
     with (
         zokern.use_backend("cpu"),
-        pytest.raises(zokern.backends.BackendUnavailable, match="'cpu' .* float32 cores only"),
+        pytest.raises(zokern.backends.BackendUnavailable, match=r"'cpu' .* float32 cores only"),
     ):
         zokern.tt_linear(X.double(), cores, 2)

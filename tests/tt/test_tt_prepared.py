@@ -84,7 +84,7 @@ def test_every_check_of_x_still_runs():
             zokern.tt_linear(bad, cores, 2)
     with pytest.raises(ValueError, match="out has shape"):
         zokern.tt_linear(x, cores, 2, out=torch.empty(5, 14))
-    with pytest.raises(ValueError, match="noise.offsets has 1"):
+    with pytest.raises(ValueError, match=r"noise\.offsets has 1"):
         zokern.tt_linear(x, cores, 2, noise=zokern.TTNoise([1], [1.0], [0]))
 
 

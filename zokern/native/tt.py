@@ -17,7 +17,7 @@ from ._pack import DISTRIBUTION, DTYPE
 
 _C = cpu._C
 ACTIVATION = {name: i for i, name in enumerate(ACTIVATIONS)}
-HUGE_BYTES = 32 << 20  # see csrc/cpu/pages.cpp
+HUGE_BYTES = 8 << 20  # see csrc/cpu/pages.cpp
 _FIXED_WORD = (1 << 64) - 1  # ZK_TT_FIXED
 
 
