@@ -22,6 +22,7 @@ import re
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ class Experiment:
         quick_seeds: int = 1,
         threads: int = 1,
     ) -> Experiment:
-        """Reads --quick, --seeds and --out, and sets the number of threads."""
+        """Reads --quick, --seeds and --out, sets the number of threads, and silences what optimizers say of
+        runs that diverge: many do here on purpose, and the tables count them."""
         parser = argparse.ArgumentParser(
             prog=f"python -m benchmarks.papers.{name}",
             description=description,
@@ -121,6 +123,7 @@ class Experiment:
         if out is None:
             out = Path(tempfile.mkdtemp(prefix=f"{name}-")) if options.quick else RESULTS
         torch.set_num_threads(threads)
+        warnings.filterwarnings("ignore", message="step .* is skipped", category=RuntimeWarning)
         return cls(name, source, claim, options.quick, list(range(count)), out)
 
     def track(self, items: Iterable[T], what: str = "", total: int | None = None) -> Iterable[T]:
