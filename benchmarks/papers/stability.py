@@ -63,12 +63,13 @@ def draw(data: dict[str, Any], last: Losses, seeds: int) -> Any:
     rates = data["rates"]
     figure, axes = plot(9.6, 4.2, columns=2, sharey=True)
     for axis, method, shades in ((axes[0], "MeZO", BLUES), (axes[1], "MeZO-SVRG", REDS)):
-        for batch, colour in zip(BATCHES, (shades[0], shades[1], shades[3])):
+        styles = zip(BATCHES, (shades[0], shades[1], shades[3]), (9, 5, 2))
+        for batch, colour, width in styles:  # the widths show curves that lie on each other
             heights = [min(median(last[method][batch][r]), DIVERGED) for r in rates]
-            axis.plot(rates, heights, color=colour, lw=2, marker="o", ms=5, label=f"batch {batch}")
+            axis.plot(rates, heights, color=colour, lw=width, label=f"batch {batch}")
             for r in rates:
                 values = [DIVERGED if diverged(v) else v for v in last[method][batch][r]]
-                axis.plot([r] * len(values), values, "o", color=colour, ms=3, alpha=0.6)
+                axis.plot([r] * len(values), values, "o", color=colour, ms=width + 3, alpha=0.6)
         axis.axhline(DIVERGED, color="#9a9a9a", lw=1, ls="--")
         axis.text(rates[0], DIVERGED + 0.06, "diverged", fontsize=8.5, color="#777777")
         axis.set(xscale="log", xlabel="learning rate", ylim=(0, DIVERGED + 0.4))
