@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,11 +31,10 @@ def pack_layer(layer: TTLayer) -> tuple:
     )
 
 
-def make_call(
-    packed: Sequence[tuple], plans: Sequence[TTPlan], offsets: Sequence[int], activation: int,
-    scale: float, isa: int,
-) -> Any:  # fmt: skip
-    """The prepared call of one layer, or of an adapter's two."""
+def layer_tuples(
+    packed: Sequence[tuple], plans: Sequence[TTPlan], offsets: Sequence[int]
+) -> list[tuple]:  # fmt: skip
+    """Layers as the bindings take them; `offsets` are those of a noise, or none."""
     words = [offset if offset != FIXED else _FIXED_WORD for offset in offsets]
     layers, first = [], 0
     for pointers, plan in zip(packed, plans):
@@ -44,7 +42,15 @@ def make_call(
         shape = (plan.modes, plan.ranks, plan.split, plan.in_cut, plan.out_cut)
         layers.append((*shape, *pointers, words[first : first + count]))
         first += count
-    return _C.TtCall(layers, scale, activation, isa)
+    return layers
+
+
+def make_call(
+    packed: Sequence[tuple], plans: Sequence[TTPlan], offsets: Sequence[int], activation: int,
+    scale: float, isa: int,
+) -> Any:  # fmt: skip
+    """The prepared call of one layer, or of an adapter's two."""
+    return _C.TtCall(layer_tuples(packed, plans, offsets), scale, activation, isa)
 
 
 def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: TTNoise | None) -> None:
@@ -61,13 +67,6 @@ def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: T
     )  # fmt: skip
 
 
-def _dense(layer: TTLayer) -> TTLayer:
-    tensors = layer.dense()
-    n = len(layer.cores)
-    bias = None if layer.bias is None else tensors[n]
-    return replace(layer, cores=tuple(tensors[:n]), bias=bias)
-
-
 def _isa() -> int:
     return backends.ISAS.index(cpu.current_isa())
 
@@ -76,7 +75,7 @@ def _run(
     x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
     queries: int | None, noise: TTNoise | None,
 ) -> None:  # fmt: skip
-    dense = [_dense(layer) for layer in layers]  # kept alive for the call
+    dense = [layer.made_dense() for layer in layers]  # kept alive for the call
     plans = [layer.plan for layer in layers]
     offsets = () if noise is None else noise.positions
     packed = [pack_layer(layer) for layer in dense]
@@ -86,7 +85,7 @@ def _run(
 
 def tt_halves(layer: TTLayer, left: Tensor, right: Tensor) -> None:
     """Backend entry: fills A and B."""
-    dense, plan = _dense(layer), layer.plan
+    dense, plan = layer.made_dense(), layer.plan
     shape = (plan.modes, plan.ranks, plan.split, 0, plan.split)
     _C.cpu_tt_halves(
         (*shape, *pack_layer(dense), []), left.data_ptr(), right.data_ptr(), layer.queries or 1,

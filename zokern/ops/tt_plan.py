@@ -124,6 +124,36 @@ def _plan(modes: tuple[int, ...], ranks: tuple[int, ...], split: int, rows: int,
     return min(candidates, key=lambda plan: (plan._cost(rows), plan.groups))
 
 
+WIDE = 512  # features of a side from which a GPU gains by leaving modes uncontracted
+
+
+def gpu_plan(plan: TTPlan, columns: int) -> TTPlan:
+    """The cuts of a GPU's kernels: a group beside the middle and the right on every wide side.
+
+    A half of 4096 features at rank 5 is 80 KiB that every tile of rows would read again; left and middle
+    are 7 KiB. The uncontracted modes K and Q are what threads move as vectors: `columns` features at
+    least where the modes allow it, of a multiple of 4 if one is. On the input side the smallest such K
+    (partial sums are K * rank), on the output side the largest Q (the outer product is out / Q * rank).
+    At 4096 -> 64 and back, rank 5: 41 k multiply-adds a row and 15 k for the cores, the bipartite form
+    41 k and 222 k.
+    """
+    n, split = len(plan.modes), plan.split
+
+    def best(cuts: range, end: int, sign: int) -> int:
+        def worth(cut: int) -> tuple:
+            size = math.prod(plan.modes[cut:end])
+            return size >= columns, size % 4 == 0, sign * cut
+
+        return max(cuts, key=worth)
+
+    in_cut, out_cut = 0, split
+    if plan.in_features >= WIDE and split > 1:
+        in_cut = best(range(1, split), split, 1)
+    if plan.out_features >= WIDE and n - split > 1:
+        out_cut = best(range(split + 1, n), n, -1)
+    return TTPlan(plan.modes, plan.ranks, split, in_cut, out_cut)
+
+
 def check_groups(groups: int | str, cores: int, split: int) -> None:
     """A known number of groups, and cores enough on the two sides.
 
