@@ -9,9 +9,8 @@ adapter again for the residual, mostly from L2; y is written once. Between the s
 row (a KB or two a row at hidden 4096) lie in a workspace from PyTorch's allocator, with a barrier of the
 program's threads; L2 holds it. Products are fp32 fma, never tf32.
 
-Groups: K and Q of 128 features at least (`gpu_plan`), so that a block of a program is full: at hidden
-4096 and rank 5 that is 47 k multiply-adds a row, against 41 k bipartite, whose 80 KiB halves every program
-would read from L2. A number of groups that was asked for is kept.
+The groups are those of `gpu_plan`: at hidden 4096 and rank 5 they are 11 KiB that stay in L1, where the
+halves of the bipartite form are 160 KiB that every program would read from L2.
 
 Addresses and sizes are a table in device memory, one host to device copy a call, which a CUDA graph cannot
 capture; no shape, rank or number of cores compiles a kernel anew. Sums of s end in Triton's reductions:
@@ -38,37 +37,54 @@ from .tt_activation import activate
 from .tt_groups import Group, Planner, floats_at, launch_groups
 
 LAYER = tl.constexpr(18)  # numbers a layer: five groups and their strides, I, K, p, r, J, Q, q, out
-COLUMNS = 128
+
+
+@triton.jit
+def size(layer, i: tl.constexpr):
+    """A size of the table, in 32 bits: as offsets of a block's elements 64 would take twice the registers."""
+    return tl.load(layer + i).to(tl.int32)
+
+
+@triton.jit
+def across(width, lane, BLOCK: tl.constexpr):
+    """How a block covers rows of `width` columns: (rows at once, row and column of each lane). A narrow
+    matrix fills the block with several rows; of a wide one it takes a part, and lanes keep their column."""
+    part = tl.minimum(width, BLOCK)
+    return BLOCK // part, lane // part, lane % part
 
 
 @triton.jit
 def reduce(
     rows, valid, layer, query, to,
-    BR: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
+    BR: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """s of the rows that the pointers `rows` [BR] point at, stored at `to` [BR]."""
     left, middle = floats_at(layer, query), floats_at(layer + 2, query)
-    modes, width = tl.load(layer + 10), tl.load(layer + 11)
-    ranks, r = tl.load(layer + 12), tl.load(layer + 13)
+    modes, width = size(layer, 10), size(layer, 11)
+    ranks, r = size(layer, 12), size(layer, 13)
     grouped = tl.load(layer) != 0  # without a left group I = p = 1, t = x: its one coefficient is 1
     stored, one = tl.where(grouped, ranks, 0), tl.where(grouped, -1, 0)
+    at_once, di, dk = across(width, tl.arange(0, BLOCK), BLOCK)
     for c0 in range(0, r, BC):
         s = tl.zeros((BR, BC), tl.float32)
-        for k0 in range(0, width, BK):
-            k = k0 + tl.arange(0, BK)
-            inside = valid[:, None] & (k < width)[None, :]
+        for k0 in range(0, width, BLOCK):
+            k = k0 + dk
+            column = (k < width) & (di < at_once)
             for b0 in range(0, ranks, BP):
                 b = b0 + tl.arange(0, BP)
-                t = tl.zeros((BP, BR, BK), tl.float32)
-                for i in range(0, modes):
-                    x = widen(tl.load(rows[:, None] + (i * width + k)[None, :], inside, 0.0))
-                    weight = tl.load(left + i * ranks + b, b < stored, 0.0)
-                    weight = tl.where(b == one, 1.0, weight)
+                t = tl.zeros((BP, BR, BLOCK), tl.float32)  # its sums over the lanes of one k are t[b, k]
+                for i0 in range(0, modes, at_once):
+                    i = i0 + di
+                    inside = column & (i < modes)
+                    x = widen(tl.load(rows[:, None] + (i * width + k)[None, :], valid[:, None] & inside[None, :], 0.0))
+                    taken = (b < stored)[:, None] & inside[None, :]
+                    weight = tl.load(left + i[None, :] * ranks + b[:, None], taken, 0.0)
+                    weight = tl.where((b == one)[:, None], 1.0, weight)
                     t = tl.fma(
-                        tl.broadcast_to(weight[:, None, None], (BP, BR, BK)),
-                        tl.broadcast_to(x[None, :, :], (BP, BR, BK)), t,
+                        tl.broadcast_to(weight[:, None, :], (BP, BR, BLOCK)),
+                        tl.broadcast_to(x[None, :, :], (BP, BR, BLOCK)), t,
                     )  # fmt: skip
-                part = (b < ranks)[:, None] & (k < width)[None, :]
+                part = (b < ranks)[:, None] & column[None, :]
                 for c in range(c0, tl.minimum(c0 + BC, r)):
                     m = tl.load(middle + (b[:, None] * width + k[None, :]) * r + c, part, 0.0)
                     total = tl.sum(tl.sum(t * m[:, None, :], 0), 1)  # [BR]
@@ -79,19 +95,19 @@ def reduce(
 
 
 @triton.jit
-def outer_rows(s, u, valid, layer, query, BR: tl.constexpr, BQ: tl.constexpr):
+def outer_rows(s, u, valid, layer, query, BR: tl.constexpr, BLOCK: tl.constexpr):
     """u of the rows' s, where there is an outer group."""
     if tl.load(layer + 4) != 0:
-        outer, r = floats_at(layer + 4, query), tl.load(layer + 13)
-        n = tl.load(layer + 14) * tl.load(layer + 16)
-        for e0 in range(0, n, BQ):
-            e = e0 + tl.arange(0, BQ)
-            total = tl.zeros((BR, BQ), tl.float32)
+        outer, r = floats_at(layer + 4, query), size(layer, 13)
+        n = size(layer, 14) * size(layer, 16)
+        for e0 in range(0, n, BLOCK):
+            e = e0 + tl.arange(0, BLOCK)
+            total = tl.zeros((BR, BLOCK), tl.float32)
             for c in range(0, r):
                 row = tl.load(s + c, valid, 0.0)
                 weight = tl.load(outer + c * n + e, e < n, 0.0)
                 total = tl.fma(
-                    tl.broadcast_to(row[:, None], (BR, BQ)), tl.broadcast_to(weight[None, :], (BR, BQ)), total
+                    tl.broadcast_to(row[:, None], (BR, BLOCK)), tl.broadcast_to(weight[None, :], (BR, BLOCK)), total
                 )
             tl.store(u[:, None] + e[None, :], total, valid[:, None] & (e < n)[None, :])
         tl.debug_barrier()
@@ -100,33 +116,33 @@ def outer_rows(s, u, valid, layer, query, BR: tl.constexpr, BQ: tl.constexpr):
 @triton.jit
 def spread(
     s, u, valid, layer, query, x, y, scale,
-    RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, BR: tl.constexpr, BQ: tl.constexpr,
+    RESIDUAL: tl.constexpr, ACTIVATION: tl.constexpr, BR: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """bias + u right: through the activation, or scaled onto x, to the rows `y`."""
-    outer_rows(s, u, valid, layer, query, BR, BQ)
+    outer_rows(s, u, valid, layer, query, BR, BLOCK)
     right, bias = floats_at(layer + 6, query), floats_at(layer + 8, query)
-    modes, width, ranks = tl.load(layer + 14), tl.load(layer + 15), tl.load(layer + 16)
-    biased = tl.where(tl.load(layer + 8) != 0, width, 0)
+    biased = tl.where(tl.load(layer + 8) != 0, size(layer, 17), 0)
+    modes, width, ranks = size(layer, 14), size(layer, 15), size(layer, 16)
     source = tl.where(tl.load(layer + 4) != 0, u, s)
-    for j in range(0, modes):
-        for k0 in range(0, width, BQ):
-            k = k0 + tl.arange(0, BQ)
-            column = j * width + k
-            start = tl.load(bias + column, k < biased, 0.0)
-            total = tl.broadcast_to(start[None, :], (BR, BQ))
+    at_once, dj, dk = across(width, tl.arange(0, BLOCK), BLOCK)
+    for k0 in range(0, width, BLOCK):
+        k = k0 + dk
+        for j0 in range(0, modes, at_once):
+            j = j0 + dj
+            column, inside = j * width + k, (k < width) & (dj < at_once) & (j < modes)
+            start = tl.load(bias + column, inside & (column < biased), 0.0)
+            total = tl.broadcast_to(start[None, :], (BR, BLOCK))
+            mask = valid[:, None] & inside[None, :]
             for d in range(0, ranks):
-                row = tl.load(source + j * ranks + d, valid, 0.0)
-                weight = tl.load(right + d * width + k, k < width, 0.0)
-                total = tl.fma(
-                    tl.broadcast_to(row[:, None], (BR, BQ)), tl.broadcast_to(weight[None, :], (BR, BQ)), total
-                )
-            inside = valid[:, None] & (k < width)[None, :]
+                row = tl.load(source[:, None] + (j * ranks + d)[None, :], mask, 0.0)
+                weight = tl.load(right + d * width + k, inside, 0.0)
+                total = tl.fma(row, tl.broadcast_to(weight[None, :], (BR, BLOCK)), total)
             if RESIDUAL:
-                old = widen(tl.load(x[:, None] + column[None, :], inside, 0.0))
-                total = tl.fma(tl.broadcast_to(tl.cast(scale, tl.float32), (BR, BQ)), total, old)
+                old = widen(tl.load(x[:, None] + column[None, :], mask, 0.0))
+                total = tl.fma(tl.broadcast_to(tl.cast(scale, tl.float32), (BR, BLOCK)), total, old)
             else:
                 total = activate(total, ACTIVATION)
-            tl.store(y[:, None] + column[None, :], nearest(total, y.dtype.element_ty), inside)
+            tl.store(y[:, None] + column[None, :], nearest(total, y.dtype.element_ty), mask)
 
 
 RUN_TIME = ("layers", "rows", "tiles", "x_stride", "y_stride", "floats", "u_at", "hidden_at")
@@ -150,10 +166,10 @@ def rows_kernel(
     ADAPTER: tl.constexpr,
     ACTIVATION: tl.constexpr,
     BR: tl.constexpr,
-    BP: tl.constexpr,  # ranks at once, of each layer: a tuple
-    BC: tl.constexpr,
-    BK: tl.constexpr,
-    BQ: tl.constexpr,
+    BP0: tl.constexpr,  # ranks at once, of each layer
+    BP1: tl.constexpr,
+    BC: tl.constexpr,  # of the ranks at the splits
+    BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0).to(tl.int64)
     query = program // tiles
@@ -163,19 +179,23 @@ def rows_kernel(
     s = workspace + row * floats
     u, hidden = s + u_at, s + hidden_at
     layer = table + layers
-    reduce(x + row * x_stride, valid, layer, query, s, BR, BP[0], BC, BK)
+    reduce(x + row * x_stride, valid, layer, query, s, BR, BP0, BC, BLOCK)
     if ADAPTER:
-        spread(s, u, valid, layer, query, x, hidden, scale, False, ACTIVATION, BR, BQ)
+        spread(s, u, valid, layer, query, x, hidden, scale, False, ACTIVATION, BR, BLOCK)
         tl.debug_barrier()
         layer += LAYER
-        reduce(hidden, valid, layer, query, s, BR, BP[1], BC, BK)
+        reduce(hidden, valid, layer, query, s, BR, BP1, BC, BLOCK)
     spread(
-        s, u, valid, layer, query, x + row * x_stride, y + row * y_stride, scale, ADAPTER, "identity", BR, BQ
+        s, u, valid, layer, query, x + row * x_stride, y + row * y_stride, scale, ADAPTER, "identity", BR, BLOCK
     )
 
 
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
-# Features of a block: 2 a thread and row. A plain choice, no sweep has been run; larger under the
+def options(rows: int) -> dict[str, object]:
+    """Launch options of programs of so many rows; with 4 warps for 4 rows all variants spill (Triton 3.9)."""
+    return {"num_warps": 8 if rows == 4 else 4, "enable_fp_fusion": False}
+
+
+# Features of a block: 1 or 2 a thread and row. A plain choice, no sweep has been run; larger under the
 # interpreter, which takes milliseconds an iteration and little an element.
 BLOCK = 1024 if INTERPRETED else 256
 FILL = 256  # programs a call should have before they take more rows: about two for each of 132 processors
@@ -210,7 +230,7 @@ def _run(
     x: Tensor, out: Tensor, given: Sequence[TTLayer], activation: str, scale: float,
     queries: int | None, noise: TTNoise | None,
 ) -> None:  # fmt: skip
-    layers = [layer.planned_for_gpu(COLUMNS).made_dense() for layer in given]  # kept alive for the call
+    layers = [layer.planned_for_gpu().made_dense() for layer in given]  # kept alive for the call
     offsets, count = _offsets(layers, noise), queries or 1
     plans = [layer.plan for layer in layers]
 
@@ -237,8 +257,8 @@ def _run(
         rows_kernel[(count * tiles,)](
             x, out, workspace, table, table.numel() - LAYER.value * len(layers), rows, tiles, x.stride(0),
             out.stride(0), s + u + hidden, s, s + u, scale,
-            ADAPTER=len(layers) == 2, ACTIVATION=activation, BR=at_once, BP=(ranks[0], ranks[-1]),
-            BC=_power_of_two(s, 16), BK=BLOCK, BQ=BLOCK, **OPTIONS,
+            ADAPTER=len(layers) == 2, ACTIVATION=activation, BR=at_once, BP0=ranks[0], BP1=ranks[-1],
+            BC=_power_of_two(s, 16), BLOCK=BLOCK, **options(at_once),
         )  # fmt: skip
 
 

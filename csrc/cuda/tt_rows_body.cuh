@@ -102,10 +102,11 @@ template <class F>
 constexpr int kRanks = sizeof(typename F::bits) == 2 ? 6 : 8;  // of project(), in registers: 48 or 32 sums
 
 struct TtTile {
-  const char* x;  // of its first row, or of the first kept row
+  const char* x;     // of its first row
   int64_t x_stride;  // bytes
-  char* kept;        // null: x is not kept
+  char* kept;
   int64_t keep_stride;
+  bool keep;  // whether kept holds x once it has been read
   float *t, *s, *hidden, *work;
   uint32_t rows, tile;  // rows there are, rows it has room for
 };
@@ -138,18 +139,16 @@ ZK_INLINE void project(const TtRowLayer& g, const float* left, const TtTile& til
       float sum[B][V] = {};
       if (active) {
         const char* from = tile.x + row * tile.x_stride;
-        char* kept = nullptr;
-        if (tile.kept) {
-          kept = tile.kept + row * tile.keep_stride;
-          if (b0 > 0) from = kept, kept = nullptr;
-        }
+        char* kept = tile.kept + row * tile.keep_stride;
+        const bool again = tile.keep && b0 > 0;
 #ifdef __CUDACC__
 #pragma unroll 4
 #endif
         for (uint32_t i = first; i < I; i += groups) {
           const uint32_t at = (i * vectors + column) * kBytes;
-          const Raw<F, V> raw = load_raw<F, V>(from + at);
-          if (kept) *reinterpret_cast<Raw<F, V>*>(kept + at) = raw;
+          // two loads, not one through a chosen pointer: each knows its memory
+          const Raw<F, V> raw = again ? load_raw<F, V>(kept + at) : load_raw<F, V>(from + at);
+          if (tile.keep && b0 == 0) *reinterpret_cast<Raw<F, V>*>(kept + at) = raw;
           float v[V];
           widen<F, V>(raw, v);
           const float* coefficient = left + static_cast<uint64_t>(i) * p + b0;
@@ -234,7 +233,7 @@ ZK_INLINE void reduce_hidden(const TtRowLayer& g, const TtPointers& at, TtTile t
   const uint32_t r = static_cast<uint32_t>(g.rank), n = static_cast<uint32_t>(g.in_rank * g.in_cols);
   const char* flat = reinterpret_cast<const char*>(tile.hidden);
   if (at.left) {
-    tile.x = flat, tile.x_stride = 4 * int64_t{g.in}, tile.kept = nullptr;
+    tile.x = flat, tile.x_stride = 4 * int64_t{g.in}, tile.keep = false;
     project<F32, 1>(g, at.left, tile, block);
     flat = reinterpret_cast<const char*>(tile.t);
   }
@@ -254,18 +253,19 @@ struct ToHidden {
 
 template <class F>
 struct ToY {
-  const char* x;
-  int64_t x_stride;  // bytes; of the kept rows where there are any
+  const char *x, *kept;
+  int64_t x_stride, keep_stride;  // bytes
   char* y;
   int64_t y_stride;
   float scale;
-  bool residual, wide;
+  bool residual, keep, wide;
   template <int V>
   ZK_MEMBER void end(uint32_t row, uint32_t column, const float (&sum)[V]) const {
     constexpr uint32_t kItem = sizeof(typename F::bits);
     float v[V];
     if (residual) {
-      widen<F, V>(load_raw<F, V>(x + row * x_stride + column * kItem), v);
+      const uint32_t at = column * kItem;
+      widen<F, V>(keep ? load_raw<F, V>(kept + row * keep_stride + at) : load_raw<F, V>(x + row * x_stride + at), v);
       ZK_UNROLL
       for (int j = 0; j < V; ++j) v[j] = fma_rn(scale, sum[j], v[j]);
     } else {
@@ -345,7 +345,7 @@ ZK_INLINE void run_tile(const TtRowsCall& p, int64_t index, float* memory, const
   tile.tile = static_cast<uint32_t>(p.tile);
   tile.rows = left < p.tile ? static_cast<uint32_t>(left) : tile.tile;
   tile.x = p.x + row * p.x_stride * kItem, tile.x_stride = p.x_stride * kItem;
-  tile.kept = p.keep_stride ? reinterpret_cast<char*>(memory) : nullptr, tile.keep_stride = p.keep_stride;
+  tile.kept = reinterpret_cast<char*>(memory), tile.keep_stride = p.keep_stride, tile.keep = p.keep_stride != 0;
   tile.t = memory + p.t, tile.s = memory + p.s, tile.hidden = memory + p.hidden, tile.work = memory + p.work;
 
   const TtRowLayer& last = p.layer[p.layers - 1];
@@ -367,12 +367,15 @@ ZK_INLINE void run_tile(const TtRowsCall& p, int64_t index, float* memory, const
     reduce_hidden(last, at, tile, block);
   }
   const float* from = outer_rows(last, at, tile, stride, block);
-  const ToY<F> to{tile.kept ? tile.kept : tile.x,
-                  tile.kept ? tile.keep_stride : tile.x_stride,
+  const ToY<F> to{tile.x,
+                  tile.kept,
+                  tile.x_stride,
+                  tile.keep_stride,
                   p.y + row * p.y_stride * (p.y_wide ? 4 : kItem),
                   p.y_stride * (p.y_wide ? 4 : kItem),
                   p.scale,
                   p.layers == 2,
+                  tile.keep,
                   p.y_wide != 0};
   if constexpr (kVectors && kItem == 2)
     if (p.y_vector == 8) spread_vectors<8>(last, at, from, stride, tile.rows, to, block.thread);

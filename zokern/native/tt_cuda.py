@@ -17,7 +17,6 @@ from ..ops._tt_checks import TTLayer, TTNoise
 from ._pack import DISTRIBUTION, DTYPE
 from .tt import ACTIVATION, layer_tuples, pack_layer
 
-COLUMNS = 8  # a 16-byte vector of a 16-bit x
 Machine = Callable[[torch.device], tuple[int, int]]
 
 
@@ -48,7 +47,7 @@ def tt_ops(native: object, machine: Machine) -> dict[str, Callable[..., None]]:
         x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
         queries: int | None, noise: TTNoise | None,
     ) -> None:  # fmt: skip
-        dense = [layer.planned_for_gpu(COLUMNS).made_dense() for layer in layers]  # kept alive for the call
+        dense = [layer.planned_for_gpu().made_dense() for layer in layers]  # kept alive for the call
         call = packed_call(x, out, dense, activation, scale, queries, noise)
         floats = native.cuda_tt_workspace(*call)  # type: ignore[attr-defined]
         workspace = torch.empty(floats, dtype=torch.float32, device=x.device)

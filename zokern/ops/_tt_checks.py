@@ -129,9 +129,9 @@ class TTLayer:
         n = len(self.cores)
         return replace(self, cores=tuple(tensors[:n]), bias=None if self.bias is None else tensors[n])
 
-    def planned_for_gpu(self, columns: int) -> TTLayer:
-        """The layer with the cuts of a GPU's kernels, unless a number of groups was asked for."""
-        return replace(self, plan=gpu_plan(self.plan, columns)) if self.groups == "auto" else self
+    def planned_for_gpu(self) -> TTLayer:
+        """The layer with the cuts of a GPU's kernels."""
+        return replace(self, plan=gpu_plan(self.plan, self.groups))
 
     def planned(self, rows: int, groups: int | str) -> TTLayer:
         p = self.plan

@@ -125,31 +125,35 @@ def _plan(modes: tuple[int, ...], ranks: tuple[int, ...], split: int, rows: int,
 
 
 WIDE = 512  # features of a side from which a GPU gains by leaving modes uncontracted
+VECTOR = 8
 
 
-def gpu_plan(plan: TTPlan, columns: int) -> TTPlan:
+def gpu_plan(plan: TTPlan, groups: int | str = "auto") -> TTPlan:
     """The cuts of a GPU's kernels: a group beside the middle and the right on every wide side.
 
     A half of 4096 features at rank 5 is 80 KiB that every tile of rows would read again; left and middle
-    are 7 KiB. The uncontracted modes K and Q are what threads move as vectors: `columns` features at
-    least where the modes allow it, of a multiple of 4 if one is. On the input side the smallest such K
-    (partial sums are K * rank), on the output side the largest Q (the outer product is out / Q * rank).
-    At 4096 -> 64 and back, rank 5: 41 k multiply-adds a row and 15 k for the cores, the bipartite form
-    41 k and 222 k.
+    are 7 KiB. The uncontracted modes K and Q are what threads move as vectors: 8 features (16 bytes of a
+    16-bit x) at least where the modes allow it, of a multiple of 4 if one is. On the input side the
+    smallest such K (partial sums are K * rank), on the output side the largest Q (the outer product is
+    out / Q * rank). At 4096 -> 64 and back, rank 5: 42 k multiply-adds a row and 17 k for the cores, where
+    the bipartite form takes 42 k and 222 k.
+
+    A number of `groups` that was asked for is kept, on the sides where `plan` has them.
     """
     n, split = len(plan.modes), plan.split
+    auto = groups == "auto"
 
     def best(cuts: range, end: int, sign: int) -> int:
-        def worth(cut: int) -> tuple:
+        def worth(cut: int) -> tuple[int, ...]:
             size = math.prod(plan.modes[cut:end])
-            return size >= columns, size % 4 == 0, sign * cut
+            return (1, size % 4 == 0, sign * cut) if size >= VECTOR else (0, size, 0)
 
         return max(cuts, key=worth)
 
     in_cut, out_cut = 0, split
-    if plan.in_features >= WIDE and split > 1:
+    if split > 1 and (plan.in_features >= WIDE if auto else plan.in_cut > 0):
         in_cut = best(range(1, split), split, 1)
-    if plan.out_features >= WIDE and n - split > 1:
+    if n - split > 1 and (plan.out_features >= WIDE if auto else plan.out_cut > split):
         out_cut = best(range(split + 1, n), n, -1)
     return TTPlan(plan.modes, plan.ranks, split, in_cut, out_cut)
 
