@@ -138,8 +138,14 @@ auto on_cuda(const std::vector<LayerTuple>& tuples, const RowsTuple& rows, const
   std::vector<zk_tt> views;
   for (const Layer& layer : layers) views.push_back(layer.view());
   const auto [x, y, count, queries, x_stride, y_stride, x_dtype, y_dtype] = rows;
-  const zk_tt_rows io{reinterpret_cast<const void*>(x), reinterpret_cast<void*>(y), count, queries, x_stride, y_stride,
-                      x_dtype, y_dtype};
+  const zk_tt_rows io{reinterpret_cast<const void*>(x),
+                      reinterpret_cast<void*>(y),
+                      count,
+                      queries,
+                      x_stride,
+                      y_stride,
+                      x_dtype,
+                      y_dtype};
   const auto& [seeds, scales, stream, distribution] = moves;
   const zk_tt_noise noise{seeds.data(), scales.data(), stream, distribution};
   bool offsets = true;

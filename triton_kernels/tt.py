@@ -76,7 +76,8 @@ def reduce(
                 for i0 in range(0, modes, at_once):
                     i = i0 + di
                     inside = column & (i < modes)
-                    x = widen(tl.load(rows[:, None] + (i * width + k)[None, :], valid[:, None] & inside[None, :], 0.0))
+                    mask = valid[:, None] & inside[None, :]
+                    x = widen(tl.load(rows[:, None] + (i * width + k)[None, :], mask, 0.0))
                     taken = (b < stored)[:, None] & inside[None, :]
                     weight = tl.load(left + i[None, :] * ranks + b[:, None], taken, 0.0)
                     weight = tl.where((b == one)[:, None], 1.0, weight)
@@ -107,7 +108,9 @@ def outer_rows(s, u, valid, layer, query, BR: tl.constexpr, BLOCK: tl.constexpr)
                 row = tl.load(s + c, valid, 0.0)
                 weight = tl.load(outer + c * n + e, e < n, 0.0)
                 total = tl.fma(
-                    tl.broadcast_to(row[:, None], (BR, BLOCK)), tl.broadcast_to(weight[None, :], (BR, BLOCK)), total
+                    tl.broadcast_to(row[:, None], (BR, BLOCK)),
+                    tl.broadcast_to(weight[None, :], (BR, BLOCK)),
+                    total,
                 )
             tl.store(u[:, None] + e[None, :], total, valid[:, None] & (e < n)[None, :])
         tl.debug_barrier()
@@ -185,17 +188,13 @@ def rows_kernel(
         tl.debug_barrier()
         layer += LAYER
         reduce(hidden, valid, layer, query, s, BR, BP1, BC, BLOCK)
-    spread(
-        s, u, valid, layer, query, x + row * x_stride, y + row * y_stride, scale, ADAPTER, "identity", BR, BLOCK
-    )
+    x_rows, y_rows = x + row * x_stride, y + row * y_stride
+    spread(s, u, valid, layer, query, x_rows, y_rows, scale, ADAPTER, "identity", BR, BLOCK)
 
 
-def options(rows: int) -> dict[str, object]:
-    """Launch options of programs of so many rows; with 4 warps for 4 rows all variants spill (Triton 3.9)."""
-    return {"num_warps": 8 if rows == 4 else 4, "enable_fp_fusion": False}
-
-
-# Features of a block: 1 or 2 a thread and row. A plain choice, no sweep has been run; larger under the
+# With 4 warps the variants of four rows spill, and some of one row (Triton 3.9).
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+# Features of a block: one a thread and row. A plain choice, no sweep has been run; larger under the
 # interpreter, which takes milliseconds an iteration and little an element.
 BLOCK = 1024 if INTERPRETED else 256
 FILL = 256  # programs a call should have before they take more rows: about two for each of 132 processors
@@ -258,7 +257,7 @@ def _run(
             x, out, workspace, table, table.numel() - LAYER.value * len(layers), rows, tiles, x.stride(0),
             out.stride(0), s + u + hidden, s, s + u, scale,
             ADAPTER=len(layers) == 2, ACTIVATION=activation, BR=at_once, BP0=ranks[0], BP1=ranks[-1],
-            BC=_power_of_two(s, 16), BLOCK=BLOCK, **options(at_once),
+            BC=_power_of_two(s, 16), BLOCK=BLOCK, **OPTIONS,
         )  # fmt: skip
 
 

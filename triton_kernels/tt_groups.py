@@ -22,7 +22,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ops._tt_checks import FIXED, TTLayer, TTNoise
-
 from .perturb import INTERPRETED, add_term
 
 STEP = tl.constexpr(11)  # numbers a step: a, b, c and their strides, m, k, n, kind, offset
@@ -173,10 +172,10 @@ class Planner:
     ) -> Group:
         """Cores [first, n) as [ranks[first], modes]."""
         begin, p = len(self.steps), layer.plan
-        i = len(p.modes) - 1
-        done = self._core(layer.cores[i], layer.batched, offsets[i], target if i == first else None)
-        columns = p.modes[i]
-        for i in range(i - 1, first - 1, -1):
+        last = len(p.modes) - 1
+        done = self._core(layer.cores[last], layer.batched, offsets[last], target if last == first else None)
+        columns = p.modes[last]
+        for i in range(last - 1, first - 1, -1):
             core = self._core(layer.cores[i], layer.batched, offsets[i])
             m, to = p.ranks[i] * p.modes[i], target if i == first else None
             done = self._multiply(core, done, m, p.ranks[i + 1], columns, to)
@@ -207,8 +206,8 @@ class Planner:
         """Each query's seed, as a signed number, and the bits of its scale."""
         if self.noise is None:
             return []
-        words = [struct.pack("<QfI", seed, scale, 0) for seed, scale in zip(self.noise.seeds, self.noise.scales)]
-        return [struct.unpack("<qq", word) for word in words]
+        pairs = zip(self.noise.seeds, self.noise.scales)
+        return [struct.unpack("<qq", struct.pack("<QfI", seed, scale, 0)) for seed, scale in pairs]
 
 
 def launch_groups(table: Tensor, planner: Planner, queries: int) -> None:

@@ -20,9 +20,9 @@
 
 namespace zk::cuda {
 
-constexpr int kTtSteps = 256;    // of one launch: every core, its noise included, is at most two
-constexpr int kTtTasks = 10;     // five groups of two layers
-constexpr int kTtQueries = 256;  // with noise; more queries go in further launches
+constexpr int kTtSteps = 256;          // of one launch: every core, its noise included, is at most two
+constexpr int kTtTasks = 10;           // five groups of two layers
+constexpr int kTtQueries = 256;        // with noise; more queries go in further launches
 constexpr int64_t kSliceWork = 16384;  // multiply-adds of a slice: 64 a thread
 constexpr int32_t kMaxSlices = 64;
 
@@ -72,14 +72,14 @@ struct TtRowsCall {
   char* y;
   int64_t x_stride, y_stride, rows;  // strides in elements
   int64_t tiles, tiles_a_query;
-  float* scratch;        // `floats` a block in device memory, where shared memory is too small; else null
-  int64_t floats;        // of a tile
-  int64_t keep_stride;   // bytes of a kept row of x; 0: x is read again for the residual
+  float* scratch;              // `floats` a block in device memory, where shared memory is too small; else null
+  int64_t floats;              // of a tile
+  int64_t keep_stride;         // bytes of a kept row of x; 0: x is read again for the residual
   int64_t t, s, hidden, work;  // where they begin, in floats
   float scale;
   int32_t layers, activation;
-  int32_t tile;    // rows: 1, 2 or 4
-  int32_t x_dtype, y_wide;  // y is fp32 where x is not
+  int32_t tile;                // rows: 1, 2 or 4
+  int32_t x_dtype, y_wide;     // y is fp32 where x is not
   int32_t x_vector, y_vector;  // elements moved at once
 };
 
@@ -156,7 +156,8 @@ class TtPlanner {
     bool moves = false;  // a slice needs whole cores, so perturbed ones are made by one block
     for (size_t i = begun_; i < steps.size(); ++i) moves = moves || !steps[i].b;
     const int64_t wanted = moves ? 1 : std::min<int64_t>({work_ / kSliceWork + 1, lead, kMaxSlices});
-    tasks.push_back({static_cast<int32_t>(begun_), static_cast<int32_t>(steps.size()), static_cast<int32_t>(wanted), 0});
+    tasks.push_back(
+        {static_cast<int32_t>(begun_), static_cast<int32_t>(steps.size()), static_cast<int32_t>(wanted), 0});
   }
   TtGroup take(int64_t floats) {
     const TtGroup group{base_ ? base_ + used : nullptr, stride_};

@@ -27,7 +27,8 @@ struct alignas(N) Bytes {
   uint32_t w[N / 4];
 };
 template <class F, int V>
-using Raw = std::conditional_t<V == 1, typename F::bits, Bytes<V == 1 ? 4 : V * static_cast<int>(sizeof(typename F::bits))>>;
+using Raw =
+    std::conditional_t<V == 1, typename F::bits, Bytes<V == 1 ? 4 : V * static_cast<int>(sizeof(typename F::bits))>>;
 
 template <class F, int V>
 ZK_INLINE Raw<F, V> load_raw(const char* p) {
@@ -86,7 +87,7 @@ ZK_INLINE void load_floats(const float* p, float (&v)[V]) {
   ZK_UNROLL
   for (int i = 0; i < V; i += V < 4 ? V : 4) {
     float part[V < 4 ? V : 4];
-    widen<F32, V<4 ? V : 4>(load_raw<F32, V<4 ? V : 4>(reinterpret_cast<const char*>(p + i)), part);
+    widen < F32, V<4 ? V : 4>(load_raw < F32, V<4 ? V : 4>(reinterpret_cast<const char*>(p + i)), part);
     ZK_UNROLL
     for (int j = 0; j < (V < 4 ? V : 4); ++j) v[i + j] = part[j];
   }
@@ -94,8 +95,8 @@ ZK_INLINE void load_floats(const float* p, float (&v)[V]) {
 
 // ---- one tile
 
-constexpr int kTtRows = 4;        // rows of a tile, at most
-constexpr uint32_t kFoldSums = 64;    // sums of fold() under way
+constexpr int kTtRows = 4;                      // rows of a tile, at most
+constexpr uint32_t kFoldSums = 64;              // sums of fold() under way
 constexpr uint32_t kFoldWork = kFoldSums * 33;  // floats they take: 32 partial sums and one against bank conflicts
 
 template <class F>
@@ -431,8 +432,8 @@ inline void set_tiles(TtRowsCall& p, int64_t queries, int64_t fill) {
   const int64_t row_bytes = p.layer[0].in * int64_t{p.x_dtype == ZK_F32 ? 4 : 2}, all = queries * p.rows;
   const bool keep = p.layer[0].has_left && row_bytes <= kTtKept;
   int rows = all >= 4 * fill ? 4 : all >= 2 * fill ? 2 : 1;
-  while (rows > 1 && (rows / 2 >= p.rows || (keep && rows * row_bytes > kTtKept) ||
-                      tile_floats(p, rows, keep) * 4 > kTtShared))
+  while (rows > 1 &&
+         (rows / 2 >= p.rows || (keep && rows * row_bytes > kTtKept) || tile_floats(p, rows, keep) * 4 > kTtShared))
     rows /= 2;
   p.floats = tile_floats(p, rows, keep);
   if (p.floats * 4 > kTtShared) p.floats = tile_floats(p, rows, false);
@@ -448,8 +449,7 @@ struct TtCallPlan {
   int64_t queries = 0;       // of one launch
   int64_t scratch_blocks = 0;
 
-  TtCallPlan(const zk_tt* layers, int count, const zk_tt_rows& io, bool noise, float* workspace,
-             int64_t fill = kTtFill)
+  TtCallPlan(const zk_tt* layers, int count, const zk_tt_rows& io, bool noise, float* workspace, int64_t fill = kTtFill)
       : planner(nullptr, 0, noise) {
     for (int i = 0; i < count; ++i) plan_layer(layers[i], planner);
     group_floats = planner.used;
@@ -461,7 +461,8 @@ struct TtCallPlan {
     queries = noise ? std::min<int64_t>(io.queries, kTtQueries) : io.queries;
     const int64_t item = io.x_dtype == ZK_F32 ? 4 : 2, y_item = rows.y_wide ? 4 : item;
     const auto fits = [](const void* p, int64_t stride, int64_t bytes, int64_t elements) {
-      return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(std::min<int64_t>(bytes, 16)) == 0 && stride % elements == 0;
+      return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(std::min<int64_t>(bytes, 16)) == 0 &&
+             stride % elements == 0;
     };
     const int32_t widest = item == 2 ? 8 : 4;
     const TtRowLayer &first = rows.layer[0], &last = rows.layer[count - 1];

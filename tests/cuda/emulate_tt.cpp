@@ -34,12 +34,11 @@ class Threads {
       contexts_[i].uc_stack.ss_size = kStack;
       contexts_[i].uc_link = &main_;
       ended_[i] = false;
-      makecontext(
-          &contexts_[i], reinterpret_cast<void (*)()>(+[](Threads* self, uint32_t thread) {
-            (*current_body)(thread);
-            self->ended_[thread] = true;
-          }),
-          2, this, i);
+      makecontext(&contexts_[i], reinterpret_cast<void (*)()>(+[](Threads* self, uint32_t thread) {
+        (*current_body)(thread);
+        self->ended_[thread] = true;
+      }),
+                  2, this, i);
     }
     for (uint32_t alive = kThreads; alive > 0;) {
       uint32_t ended = 0;
@@ -89,8 +88,7 @@ int rows_on_host(const TtRowsCall& p, uint32_t blocks) {
     float* begin = room[0].f;
     std::fill(begin, begin + room.size() * 4, nan);
     float* memory = kShared ? begin + kAbove : p.scratch + block * p.floats;
-    threads.run(descending,
-                [&](uint32_t thread) { run_rows<F, kShared>(p, block, blocks, memory, Host{thread}); });
+    threads.run(descending, [&](uint32_t thread) { run_rows<F, kShared>(p, block, blocks, memory, Host{thread}); });
     for (uint32_t i = 0; i < kAbove; ++i)
       if (begin[i] == begin[i] || begin[room.size() * 4 - 1 - i] == begin[room.size() * 4 - 1 - i]) return -1;
   }

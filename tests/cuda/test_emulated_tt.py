@@ -140,9 +140,7 @@ class Emulated:
 
     def _halves(self, packed, left, right, queries, _):  # type: ignore[no-untyped-def]
         pointers = (ctypes.c_void_p(left), ctypes.c_void_p(right), ctypes.c_int64(queries))
-        status = self.library.emulated_tt_halves(
-            ctypes.byref(layer_of(packed)), *pointers, self.backwards
-        )
+        status = self.library.emulated_tt_halves(ctypes.byref(layer_of(packed)), *pointers, self.backwards)
         if status:
             raise RuntimeError(f"status {status}")
 
@@ -312,7 +310,8 @@ def test_noise_equals_perturbed_copies_bit_for_bit(use, stream, offset, distribu
                 views.append(copies[p, at : at + t.numel()].view(t.shape))
                 at += t.numel()
             n = len(a["down"])
-            one = {**a, "down": views[:n], "down_bias": views[n], "up": views[n + 1 : -1], "up_bias": views[-1]}
+            one = {**a, "down": views[:n], "down_bias": views[n]}
+            one |= {"up": views[n + 1 : -1], "up_bias": views[-1]}
             assert_same_bits(y[2 * p : 2 * p + 2], run_adapter(x[2 * p : 2 * p + 2], one))
     assert_same_bits(flat, stored)
 

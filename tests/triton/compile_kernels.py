@@ -99,10 +99,8 @@ def tt_variants() -> Iterator[Variant]:
 
 
 def options_of(v: Variant) -> dict[str, Any]:
-    if v["kernel"] == "tt_rows":
-        return triton_kernels.tt.options(v["BR"])
-    if v["kernel"] == "tt_groups":
-        return triton_kernels.tt_groups.OPTIONS
+    if v["kernel"].startswith("tt"):
+        return (triton_kernels.tt if v["kernel"] == "tt_rows" else triton_kernels.tt_groups).OPTIONS
     if v["kernel"] in STATE_KERNELS:
         return triton_kernels.state.options((2,) * v.get("rank", 0))
     return perturb.OPTIONS

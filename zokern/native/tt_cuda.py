@@ -63,9 +63,7 @@ def tt_ops(native: object, machine: Machine) -> dict[str, Callable[..., None]]:
             packed, left.data_ptr(), right.data_ptr(), queries, workspace.data_ptr(), *machine(left.device)
         )
 
-    def tt_linear(
-        x: Tensor, out: Tensor, layer: TTLayer, queries: int | None, noise: TTNoise | None
-    ) -> None:
+    def tt_linear(x: Tensor, out: Tensor, layer: TTLayer, queries: int | None, noise: TTNoise | None) -> None:
         """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
         run(x, out, (layer,), "identity", 1.0, queries, noise)
 
