@@ -39,8 +39,10 @@ from tests.tt.conftest import (
 from tests.tt.test_tt_adapter import ACTIVATIONS, DTYPES
 from tests.tt.test_tt_queries import SCALES, SEEDS, perturbed_copies
 from zokern.native import cpu
-from zokern.native.tt_cuda import tt_ops
+from zokern.native.tt_cuda import packed_call, tt_ops
 from zokern.ops import _tt_prepared
+from zokern.ops._tt_checks import check_cores
+from zokern.ops._tt_ops import adapter_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {**{name: (m, s, 5) for name, (m, s) in PAPER.items()}, **ODD}
@@ -366,3 +368,18 @@ def test_too_many_cores_are_refused(use):
     noise = zokern.TTNoise([1], [1.0], range(200))
     with use(), pytest.raises(RuntimeError, match="status 6"):  # ZK_TOO_LARGE
         zokern.tt_linear(torch.ones(1, 1), [torch.ones(1, 1, 1)] * 200, 1, noise=noise)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_bindings_without_a_device_say_so():
+    """The real bindings plan the call, then report what CUDA says."""
+    ops, a = tt_ops(cpu._C, lambda _: (0, 0)), adapter([4, 6], [2, 3])
+    down, up = adapter_layers(a["down"], a["up"], 2, 2, a["down_bias"], a["up_bias"])
+    x, cores = torch.randn(2, 24), check_cores(a["down"], 2, "cores", "split")
+    noise = zokern.TTNoise([3, 4], [1.0, 2.0], range(len(down.tensors) + len(up.tensors)))
+    with pytest.raises(RuntimeError, match="CUDA"):
+        ops["tt_adapter"](x, x, down, up, "relu", 1.0, 2, noise)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        ops["tt_halves"](cores, torch.empty(24, 5), torch.empty(5, 6))
+    with pytest.raises(ValueError, match="noise needs offsets, and one seed and one scale a query"):
+        cpu._C.cuda_tt_workspace(*packed_call(x, x, [down, up], "relu", 1.0, None, noise))

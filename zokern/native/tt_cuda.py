@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ops._tt_checks import TTLayer, TTNoise
 from ._pack import DISTRIBUTION, DTYPE
-from .tt import ACTIVATION, layer_tuples, pack_layer
+from ._tt_pack import ACTIVATION, layer_tuples, pack_layer
 
 Machine = Callable[[torch.device], tuple[int, int]]
 

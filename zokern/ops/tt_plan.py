@@ -8,8 +8,8 @@ A layer has four groups, two of which may be left out (`csrc/core/tt.h` writes t
     right  cores [out_cut, n)
 
 Two groups are the bipartite form (x A) B, three the tripartite, four the quadripartite. The choice
-counts multiply-adds in vectors of 16 columns, the same on every instruction set and backend, so the
-grouping, and with it the rounding, does not depend on the machine.
+counts multiply-adds in vectors of 16 columns, the same on every instruction set, so the grouping, and
+with it the rounding, does not depend on the machine. A GPU's kernels take cuts of their own, `gpu_plan`.
 """
 
 from __future__ import annotations
