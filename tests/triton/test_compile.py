@@ -120,7 +120,8 @@ def test_no_tensor_train_kernel_spills(tt_rows: list[dict[str, Any]]) -> None:
 def test_tensor_train_products_are_fp32_fma(tt_rows: list[dict[str, Any]]) -> None:
     """No tensor core, no tf32, no 16-bit arithmetic; what is approximate belongs to the activations."""
     approximate = {"div.full.f32", "ex2.approx.f32", "ex2.approx.ftz.f32"}
-    compared = {"setp.gt.f32", "setp.lt.f32", "setp.le.f32", "setp.neu.f32", "min.f32", "max.f32"}
+    compared = {"setp.gt.f32", "setp.lt.f32", "setp.le.f32", "setp.neu.f32", "setp.num.f32"}
+    compared |= {"min.f32", "max.f32", "neg.f32"}
     for row in tt_rows:
         found = set(row["float_operations"])
         assert "fma.rn.f32" in found or "fma.rn.f32x2" in found
