@@ -13,7 +13,15 @@
 extern "C" {
 #endif
 
-enum zk_status { ZK_OK = 0, ZK_BAD_DTYPE = 1, ZK_BAD_ISA = 2, ZK_NO_CUDA = 3, ZK_CUDA_ERROR = 4, ZK_NO_MEMORY = 5, ZK_TOO_LARGE = 6 };
+enum zk_status {
+  ZK_OK = 0,
+  ZK_BAD_DTYPE = 1,
+  ZK_BAD_ISA = 2,
+  ZK_NO_CUDA = 3,
+  ZK_CUDA_ERROR = 4,
+  ZK_NO_MEMORY = 5,
+  ZK_TOO_LARGE = 6
+};
 enum zk_dtype { ZK_F32 = 0, ZK_BF16 = 1, ZK_F16 = 2, ZK_F64 = 3 };
 enum zk_distribution { ZK_GAUSSIAN = 0, ZK_RADEMACHER = 1 };
 enum zk_rounding { ZK_NEAREST = 0, ZK_STOCHASTIC = 1 };
@@ -78,11 +86,11 @@ enum zk_activation { ZK_IDENTITY = 0, ZK_RELU = 1, ZK_GELU = 2, ZK_SILU = 3, ZK_
 typedef struct zk_tt {
   int32_t n_cores, split, in_cut, out_cut;
   const int64_t* modes;
-  const int64_t* ranks;           /* n_cores + 1 */
+  const int64_t* ranks; /* n_cores + 1 */
   const float* const* cores;
   const int64_t* core_strides;
-  const uint64_t* offsets;        /* of the cores, then of the bias, in their stream; read with noise only */
-  const float* bias;              /* [out], or null */
+  const uint64_t* offsets; /* of the cores, then of the bias, in their stream; read with noise only */
+  const float* bias;       /* [out], or null */
   int64_t bias_stride;
 } zk_tt;
 
@@ -91,8 +99,8 @@ typedef struct zk_tt_rows {
   const void* x;
   void* y;
   int64_t rows, queries;
-  int64_t x_stride, y_stride;     /* elements from one row to the next */
-  int32_t x_dtype, y_dtype;       /* fp32, bf16, fp16; y's is x's or fp32 */
+  int64_t x_stride, y_stride; /* elements from one row to the next */
+  int32_t x_dtype, y_dtype;   /* fp32, bf16, fp16; y's is x's or fp32 */
 } zk_tt_rows;
 
 /* Query p uses fma(scales[p], z(seeds[p], stream, offset + i), core) instead of the stored cores and biases,

@@ -1,8 +1,8 @@
 // Tensor-train layers on a CUDA device: kernels and launchers. A block's work is in tt_groups_body.cuh and
-// tt_rows_body.cuh, the two launches of a call in tt_plan.cuh.
+// tt_rows_body.cuh, the two launches of a call in tt_plan.cuh and tt_call.cuh.
 #include "launch.cuh"
+#include "tt_call.cuh"
 #include "tt_groups_body.cuh"
-#include "tt_rows_body.cuh"
 
 namespace zk::cuda {
 namespace {

@@ -9,8 +9,8 @@
 #include <memory>
 #include <vector>
 
+#include "../../csrc/cuda/tt_call.cuh"
 #include "../../csrc/cuda/tt_groups_body.cuh"
-#include "../../csrc/cuda/tt_rows_body.cuh"
 
 namespace {
 
