@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -13,7 +14,10 @@ namespace py = pybind11;
 namespace {
 
 void check(int status) {
-  if (status != ZK_OK) throw std::runtime_error(zk_status_string(status));
+  if (status == ZK_OK) return;
+  std::string message = zk_status_string(status);
+  if (status == ZK_CUDA_ERROR) message += std::string(": ") + zk_cuda_last_error();
+  throw std::runtime_error(message);
 }
 
 // modes, ranks, split, in_cut, out_cut, cores, core strides, bias, bias stride, offsets
@@ -121,6 +125,38 @@ class TtCall {
   int activation_, isa_;
 };
 
+// x, y, rows, queries, strides of x and y, their dtypes
+using RowsTuple = std::tuple<uintptr_t, uintptr_t, int64_t, int64_t, int64_t, int64_t, int, int>;
+// seeds, scales, stream, distribution; no seeds: no noise
+using NoiseTuple = std::tuple<std::vector<uint64_t>, std::vector<float>, uint32_t, int>;
+
+// Runs `call` with the C structures of a device call.
+template <class Call>
+auto on_cuda(const std::vector<LayerTuple>& tuples, const RowsTuple& rows, const NoiseTuple& moves, const Call& call) {
+  if (tuples.empty() || tuples.size() > 2) throw std::invalid_argument("one layer, or two for an adapter");
+  const std::vector<Layer> layers(tuples.begin(), tuples.end());
+  std::vector<zk_tt> views;
+  for (const Layer& layer : layers) views.push_back(layer.view());
+  const auto [x, y, count, queries, x_stride, y_stride, x_dtype, y_dtype] = rows;
+  const zk_tt_rows io{reinterpret_cast<const void*>(x),
+                      reinterpret_cast<void*>(y),
+                      count,
+                      queries,
+                      x_stride,
+                      y_stride,
+                      x_dtype,
+                      y_dtype};
+  const auto& [seeds, scales, stream, distribution] = moves;
+  const zk_tt_noise noise{seeds.data(), scales.data(), stream, distribution};
+  bool offsets = true;
+  for (const Layer& layer : layers) offsets = offsets && !layer.offsets.empty();
+  if (!seeds.empty() && (static_cast<int64_t>(seeds.size()) != queries || scales.size() != seeds.size() || !offsets)) {
+    throw std::invalid_argument("noise needs offsets, and one seed and one scale a query");
+  }
+  py::gil_scoped_release released;
+  return call(views.data(), static_cast<int>(views.size()), &io, seeds.empty() ? nullptr : &noise);
+}
+
 }  // namespace
 
 void bind_tt(py::module_& m) {
@@ -138,4 +174,30 @@ void bind_tt(py::module_& m) {
           check(zk_cpu_tt_halves(&view, reinterpret_cast<float*>(left), reinterpret_cast<float*>(right), queries, isa,
                                  threads));
         });
+  m.def("cuda_tt_halves_workspace", [](const LayerTuple& tuple, int64_t queries) {
+    const Layer layer(tuple);
+    const zk_tt view = layer.view();
+    return zk_cuda_tt_halves_workspace(&view, queries);
+  });
+  m.def("cuda_tt_halves", [](const LayerTuple& tuple, uintptr_t left, uintptr_t right, int64_t queries,
+                             uintptr_t workspace, int device, uintptr_t stream) {
+    const Layer layer(tuple);
+    const zk_tt view = layer.view();
+    py::gil_scoped_release released;
+    check(zk_cuda_tt_halves(&view, reinterpret_cast<float*>(left), reinterpret_cast<float*>(right), queries,
+                            reinterpret_cast<float*>(workspace), device, reinterpret_cast<void*>(stream)));
+  });
+  m.def("cuda_tt_workspace", [](const std::vector<LayerTuple>& layers, float, int, const RowsTuple& rows,
+                                const NoiseTuple& moves) {
+    return on_cuda(layers, rows, moves, [](const zk_tt* views, int n, const zk_tt_rows* io, const zk_tt_noise* noise) {
+      return zk_cuda_tt_workspace(views, n, io, noise != nullptr);
+    });
+  });
+  m.def("cuda_tt_rows", [](const std::vector<LayerTuple>& layers, float scale, int activation, const RowsTuple& rows,
+                           const NoiseTuple& moves, uintptr_t workspace, int device, uintptr_t stream) {
+    check(on_cuda(layers, rows, moves, [=](const zk_tt* views, int n, const zk_tt_rows* io, const zk_tt_noise* noise) {
+      return zk_cuda_tt_rows(views, n, scale, activation, io, noise, reinterpret_cast<float*>(workspace), device,
+                             reinterpret_cast<void*>(stream));
+    }));
+  });
 }

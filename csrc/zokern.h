@@ -13,7 +13,15 @@
 extern "C" {
 #endif
 
-enum zk_status { ZK_OK = 0, ZK_BAD_DTYPE = 1, ZK_BAD_ISA = 2, ZK_NO_CUDA = 3, ZK_CUDA_ERROR = 4, ZK_NO_MEMORY = 5 };
+enum zk_status {
+  ZK_OK = 0,
+  ZK_BAD_DTYPE = 1,
+  ZK_BAD_ISA = 2,
+  ZK_NO_CUDA = 3,
+  ZK_CUDA_ERROR = 4,
+  ZK_NO_MEMORY = 5,
+  ZK_TOO_LARGE = 6
+};
 enum zk_dtype { ZK_F32 = 0, ZK_BF16 = 1, ZK_F16 = 2, ZK_F64 = 3 };
 enum zk_distribution { ZK_GAUSSIAN = 0, ZK_RADEMACHER = 1 };
 enum zk_rounding { ZK_NEAREST = 0, ZK_STOCHASTIC = 1 };
@@ -81,11 +89,11 @@ enum zk_activation { ZK_IDENTITY = 0, ZK_RELU = 1, ZK_GELU = 2, ZK_SILU = 3, ZK_
 typedef struct zk_tt {
   int32_t n_cores, split, in_cut, out_cut;
   const int64_t* modes;
-  const int64_t* ranks;           /* n_cores + 1 */
+  const int64_t* ranks; /* n_cores + 1 */
   const float* const* cores;
   const int64_t* core_strides;
-  const uint64_t* offsets;        /* of the cores, then of the bias, in their stream; read with noise only */
-  const float* bias;              /* [out], or null */
+  const uint64_t* offsets; /* of the cores, then of the bias, in their stream; read with noise only */
+  const float* bias;       /* [out], or null */
   int64_t bias_stride;
 } zk_tt;
 
@@ -94,8 +102,8 @@ typedef struct zk_tt_rows {
   const void* x;
   void* y;
   int64_t rows, queries;
-  int64_t x_stride, y_stride;     /* elements from one row to the next */
-  int32_t x_dtype, y_dtype;       /* fp32, bf16, fp16; y's is x's or fp32 */
+  int64_t x_stride, y_stride; /* elements from one row to the next */
+  int32_t x_dtype, y_dtype;   /* fp32, bf16, fp16; y's is x's or fp32 */
 } zk_tt_rows;
 
 /* Query p uses fma(scales[p], z(seeds[p], stream, offset + i), core) instead of the stored cores and biases,
@@ -116,6 +124,18 @@ int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, const zk_tt_noi
 /* y = x + scale * up(activation(down(x))). noise may be null. */
 int zk_cpu_tt_adapter(const zk_tt* down, const zk_tt* up, float scale, int activation, const zk_tt_rows* rows,
                       const zk_tt_noise* noise, int isa, int threads);
+
+/* The same on a device, on `stream`: one launch for all groups of all layers and queries, one for the rows
+ * (more than 256 queries with noise: two for every 256). `workspace` is device memory, 16-byte aligned, of as
+ * many floats as the _workspace function says for the same arguments. ZK_TOO_LARGE: more than 256 steps of
+ * contraction (about 128 cores), or a size or a tile beyond 2^31. */
+int64_t zk_cuda_tt_halves_workspace(const zk_tt* layer, int64_t queries);
+int64_t zk_cuda_tt_workspace(const zk_tt* layers, int n_layers, const zk_tt_rows* rows, int noise);
+int zk_cuda_tt_halves(const zk_tt* layer, float* left, float* right, int64_t queries, float* workspace, int device,
+                      void* stream);
+/* One layer: y = x W + bias; two, down and up: y = x + scale * up(activation(down(x))). */
+int zk_cuda_tt_rows(const zk_tt* layers, int n_layers, float scale, int activation, const zk_tt_rows* rows,
+                    const zk_tt_noise* noise, float* workspace, int device, void* stream);
 
 /* ---- rules with dense state */
 

@@ -10,6 +10,7 @@ from .adamu import adamu_probe_, adamu_update_
 from .availability import unavailable_reason
 from .masked import perturb_masked_
 from .perturb import normal_, perturb_
+from .tt import tt_adapter, tt_halves, tt_linear
 
 __all__ = ["OPS", "unavailable_reason"]
 
@@ -20,4 +21,7 @@ OPS = {
     "adam_": adam_,
     "adamu_probe_": adamu_probe_,
     "adamu_update_": adamu_update_,
+    "tt_halves": tt_halves,
+    "tt_linear": tt_linear,
+    "tt_adapter": tt_adapter,
 }

@@ -80,3 +80,25 @@ class TtCall:
 
 def cpu_huge_pages(memory: int, bytes: int) -> None: ...
 def cpu_tt_halves(layer: _Layer, left: int, right: int, queries: int, isa: int, threads: int) -> None: ...
+
+# x, y, rows, queries, strides of x and y, their dtypes; seeds, scales, stream, distribution
+_Rows = tuple[int, int, int, int, int, int, int, int]
+_Noise = tuple[Sequence[int], Sequence[float], int, int]
+
+def cuda_tt_halves_workspace(layer: _Layer, queries: int) -> int: ...
+def cuda_tt_halves(
+    layer: _Layer, left: int, right: int, queries: int, workspace: int, device: int, stream: int
+) -> None: ...
+def cuda_tt_workspace(
+    layers: Sequence[_Layer], scale: float, activation: int, rows: _Rows, noise: _Noise
+) -> int: ...
+def cuda_tt_rows(
+    layers: Sequence[_Layer],
+    scale: float,
+    activation: int,
+    rows: _Rows,
+    noise: _Noise,
+    workspace: int,
+    device: int,
+    stream: int,
+) -> None: ...

@@ -40,6 +40,10 @@ extern "C" const char* zk_status_string(int status) {
       return "built without CUDA";
     case ZK_CUDA_ERROR:
       return "CUDA reported an error";
+    case ZK_NO_MEMORY:
+      return "out of memory";
+    case ZK_TOO_LARGE:
+      return "the tensor train has more cores or larger sizes than the kernel takes";
     default:
       return "unknown status";
   }

@@ -4,6 +4,7 @@ Run by test_compile.py in a process of its own, as TRITON_INTERPRET turns compil
 
     python tests/triton/compile_kernels.py           all variants of the move
     python tests/triton/compile_kernels.py states    the kernels with state and masks
+    python tests/triton/compile_kernels.py tt        the tensor-train kernels
     python tests/triton/compile_kernels.py brief     bf16 and fp32, one seed, sm_90
 """
 
@@ -33,6 +34,8 @@ KERNELS = {
     "adam": triton_kernels.adam.adam_kernel,
     "adamu": triton_kernels.adamu.adamu_kernel,
     "masked": triton_kernels.masked.masked_kernel,
+    "tt_groups": triton_kernels.tt_groups.groups_kernel,
+    "tt_rows": triton_kernels.tt.rows_kernel,
 }
 STATE_KERNELS = ("adam", "adamu", "masked")
 
@@ -40,6 +43,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 DTYPES = ("fp32", "bf16", "fp16", "fp64")
 ALIGNED = [["tt.divisibility", 16]]
 POINTERS = {"table": "*i64", "masks": "*u8", "exp_avgs": "*fp32", "exp_avg_sqs": "*fp32", "maxima": "*fp32"}
+POINTERS |= {"x": "", "y": "", "workspace": "*fp32"}
 Variant = dict[str, Any]  # constants by name; "absent": pointers that are None
 
 
@@ -78,11 +82,34 @@ def state_variants() -> Iterator[Variant]:
             yield {**place, "kernel": "masked", "TERMS": 0, "rank": rank}
 
 
+def tt_variants() -> Iterator[Variant]:
+    """On sm_90 what a device runs most, one row and four; on every device what takes most registers."""
+    rows = {"kernel": "tt_rows", "BLOCK": triton_kernels.tt.BLOCK}
+    for arch in (90, 80, 100):
+        for dtype in ("fp32", "bf16"):
+            most = {"ADAPTER": True, "ACTIVATION": "gelu", "BR": 4, "BP0": 8, "BP1": 8, "BC": 16}
+            yield {**rows, "arch": arch, "dtype": dtype, **most}
+        yield {"kernel": "tt_groups", "arch": arch, "dtype": "fp32", "NOISE": True, "GAUSSIAN": True,
+               **triton_kernels.tt_groups.BLOCKS}  # fmt: skip
+    one = {"ACTIVATION": "tanh", "BR": 1, "BP0": 8, "BP1": 8, "BC": 8}
+    yield {**rows, "arch": 90, "dtype": "fp16", "wide": True, "ADAPTER": True, **one}
+    yield {**rows, "arch": 90, "dtype": "bf16", "ADAPTER": False, **one, "BP0": 1, "BP1": 1}
+    yield {"kernel": "tt_groups", "arch": 90, "dtype": "fp32", "NOISE": False, "GAUSSIAN": True,
+           **triton_kernels.tt_groups.BLOCKS}  # fmt: skip
+
+
+def options_of(v: Variant) -> dict[str, Any]:
+    if v["kernel"].startswith("tt"):
+        return (triton_kernels.tt if v["kernel"] == "tt_rows" else triton_kernels.tt_groups).OPTIONS
+    if v["kernel"] in STATE_KERNELS:
+        return triton_kernels.state.options((2,) * v.get("rank", 0))
+    return perturb.OPTIONS
+
+
 def compile_variant(v: Variant) -> Any:
     """Compiles for a launch with 16-byte aligned pointers and int32 strides."""
     kernel = KERNELS[v["kernel"]]
     rank = v.get("rank", 0)
-    options = triton_kernels.state.options((2,) * rank) if v["kernel"] in STATE_KERNELS else perturb.OPTIONS
     signature: dict[str, Any] = {}
     constants: dict[Any, Any] = {}
     attributes: dict[Any, Any] = {}
@@ -91,9 +118,10 @@ def compile_variant(v: Variant) -> Any:
         absent = name in v.get("absent", ()) or (name == "table" and v.get("TERMS", 0) > 0)
         if parameter.is_constexpr or absent:
             signature[name] = "constexpr"
-            constants[(i,)] = perturb.BLOCK if name == "BLOCK" else v.get(name)
+            constants[(i,)] = v.get(name, perturb.BLOCK if name == "BLOCK" else None)
         elif name in ("params", "out", *POINTERS):
-            signature[name] = POINTERS.get(name, f"*{v['dtype']}")
+            dtype = "fp32" if name == "y" and v.get("wide") else v["dtype"]
+            signature[name] = POINTERS.get(name) or f"*{dtype}"
             attributes[(i,)] = ALIGNED
         elif name.startswith(("sizes", "strides")):
             signature[name] = ("i32",) * rank
@@ -104,7 +132,7 @@ def compile_variant(v: Variant) -> Any:
     return triton.compile(
         ASTSource(kernel, signature, constants, attributes),
         target=GPUTarget("cuda", v["arch"], 32),
-        options=options,
+        options=options_of(v),
     )
 
 
@@ -170,7 +198,7 @@ def report(v: Variant) -> dict[str, Any]:
         usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", resources))
         row: dict[str, Any] = {**v, "registers": int(usage["REG"])}
         row["stack"], row["local"] = int(usage["STACK"]), int(usage["LOCAL"])
-        if v["arch"] == 90 and v.get("TERMS", 1) == 1 and v.get("rank", 0) == 0:
+        if v["arch"] == 90 and v.get("TERMS", 1) == 1 and v.get("rank", 0) == 0 and "tt" not in v["kernel"]:
             path = shortest_path(tool("nvdisasm", "-c", file.name))
             per_thread = perturb.BLOCK / (32 * perturb.OPTIONS["num_warps"])
             row["instructions_per_element"] = path and round(path / per_thread, 1)
@@ -186,7 +214,8 @@ def report(v: Variant) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    chosen = state_variants() if sys.argv[1:] == ["states"] else variants()
+    modes = {"states": state_variants, "tt": tt_variants}
+    chosen = modes.get(sys.argv[1] if sys.argv[1:] else "", variants)()
     if sys.argv[1:] == ["brief"]:
         chosen = (v for v in chosen if v["arch"] == 90 and v["dtype"] in ("bf16", "fp32"))
         chosen = (v for v in chosen if v.get("TERMS", 1) == 1)

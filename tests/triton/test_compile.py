@@ -102,3 +102,33 @@ def test_rates_and_seeds_of_state_kernels_are_run_time_data(state_rows: list[dic
     }
     for row in state_rows:
         assert {"n", "first", "stream", "decay"} | rates[row["kernel"]] <= set(row["run_time_arguments"])
+
+
+@pytest.fixture(scope="module")
+def tt_rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Of the tensor-train kernels."""
+    return compiled(tmp_path_factory, "tt")
+
+
+def test_no_tensor_train_kernel_spills(tt_rows: list[dict[str, Any]]) -> None:
+    assert {(row["kernel"], row["arch"]) for row in tt_rows} == {
+        (kernel, arch) for kernel in ("tt_groups", "tt_rows") for arch in (80, 90, 100)
+    }
+    assert [row for row in tt_rows if row["stack"] or row["local"]] == []
+
+
+def test_tensor_train_products_are_fp32_fma(tt_rows: list[dict[str, Any]]) -> None:
+    """No tensor core, no tf32, no 16-bit arithmetic; what is approximate belongs to the activations."""
+    approximate = {"div.full.f32", "ex2.approx.f32", "ex2.approx.ftz.f32"}
+    compared = {"setp.gt.f32", "setp.lt.f32", "setp.le.f32", "setp.neu.f32", "setp.num.f32"}
+    compared |= {"min.f32", "max.f32", "neg.f32"}
+    for row in tt_rows:
+        found = set(row["float_operations"])
+        assert "fma.rn.f32" in found or "fma.rn.f32x2" in found
+        assert found - EXACT - compared - (approximate if row.get("ADAPTER") else set()) == set(), row
+
+
+def test_sizes_of_tensor_trains_are_run_time_data(tt_rows: list[dict[str, Any]]) -> None:
+    sizes = {"tt_rows": {"rows", "tiles", "x_stride", "scale"}, "tt_groups": {"steps", "stream"}}
+    for row in tt_rows:
+        assert sizes[row["kernel"]] <= set(row["run_time_arguments"])

@@ -1,5 +1,7 @@
 """`tt_linear` and `tt_halves` against the dense weight in float64, whatever the shape and layout."""
 
+import math
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -69,6 +71,8 @@ def test_equals_the_dense_weight_for_any_layer(backend):
         modes, split, ranks = layer
         if (groups == 3 and len(modes) == 2) or (groups == 4 and 1 in (split, len(modes) - split)):
             groups = "auto"
+        # a lone output may cancel to nothing: its error relative to itself says nothing of the kernel
+        rows = max(rows, -(-8 // math.prod(modes[split:])))
         with backend.use():
             check(backend, modes, split, ranks, rows, dtype, groups, bias, seed)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._pack import DISTRIBUTION, ROUNDING, Packed, pack, pack_list
 from ._state import state_ops
+from .tt_cuda import tt_ops
 
 try:
     from .. import _C
@@ -55,3 +56,4 @@ def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distrib
 OPS = {"perturb_": perturb_, "normal_": normal_}
 if _C is not None:
     OPS |= state_ops(_C.cuda_perturb_masked, _C.cuda_adam, _C.cuda_adamu, _machine)
+    OPS |= tt_ops(_C, _machine)

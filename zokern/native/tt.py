@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import backends
-from ..ops._tt_checks import ACTIVATIONS, FIXED, TTLayer, TTNoise
+from ..ops._tt_checks import TTLayer, TTNoise
 from ..ops.tt_plan import TTPlan
 from . import cpu
 from ._pack import DISTRIBUTION, DTYPE
+from ._tt_pack import ACTIVATION, layer_tuples, pack_layer
 
 _C = cpu._C
-ACTIVATION = {name: i for i, name in enumerate(ACTIVATIONS)}
 HUGE_BYTES = 8 << 20  # see csrc/cpu/pages.cpp
-_FIXED_WORD = (1 << 64) - 1  # ZK_TT_FIXED
-
-
-def pack_layer(layer: TTLayer) -> tuple:
-    """One dense layer's pointers: cores, their query strides, bias, its query stride."""
-    strides = [core.stride(0) if layer.batched else 0 for core in layer.cores]
-    bias = layer.bias
-    return (
-        [core.data_ptr() for core in layer.cores],
-        strides,
-        0 if bias is None else bias.data_ptr(),
-        bias.stride(0) if bias is not None and layer.bias_batched else 0,
-    )
 
 
 def make_call(
@@ -38,14 +24,7 @@ def make_call(
     scale: float, isa: int,
 ) -> Any:  # fmt: skip
     """The prepared call of one layer, or of an adapter's two."""
-    words = [offset if offset != FIXED else _FIXED_WORD for offset in offsets]
-    layers, first = [], 0
-    for pointers, plan in zip(packed, plans):
-        count = len(plan.modes) + (pointers[2] != 0)
-        shape = (plan.modes, plan.ranks, plan.split, plan.in_cut, plan.out_cut)
-        layers.append((*shape, *pointers, words[first : first + count]))
-        first += count
-    return _C.TtCall(layers, scale, activation, isa)
+    return _C.TtCall(layer_tuples(packed, plans, offsets), scale, activation, isa)
 
 
 def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: TTNoise | None) -> None:
@@ -70,13 +49,6 @@ def new_rows(x: Tensor, width: int) -> Tensor:
     return y
 
 
-def _dense(layer: TTLayer) -> TTLayer:
-    tensors = layer.dense()
-    n = len(layer.cores)
-    bias = None if layer.bias is None else tensors[n]
-    return replace(layer, cores=tuple(tensors[:n]), bias=bias)
-
-
 def _isa() -> int:
     return backends.ISAS.index(cpu.current_isa())
 
@@ -85,7 +57,7 @@ def _run(
     x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
     queries: int | None, noise: TTNoise | None,
 ) -> None:  # fmt: skip
-    dense = [_dense(layer) for layer in layers]  # kept alive for the call
+    dense = [layer.made_dense() for layer in layers]  # kept alive for the call
     plans = [layer.plan for layer in layers]
     offsets = () if noise is None else noise.positions
     packed = [pack_layer(layer) for layer in dense]
@@ -95,7 +67,7 @@ def _run(
 
 def tt_halves(layer: TTLayer, left: Tensor, right: Tensor) -> None:
     """Backend entry: fills A and B."""
-    dense, plan = _dense(layer), layer.plan
+    dense, plan = layer.made_dense(), layer.plan
     shape = (plan.modes, plan.ranks, plan.split, 0, plan.split)
     _C.cpu_tt_halves(
         (*shape, *pack_layer(dense), []), left.data_ptr(), right.data_ptr(), layer.queries or 1,

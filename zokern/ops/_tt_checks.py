@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..random import check_seed
 from ._checks import DISTRIBUTIONS, check_choice, check_fp32, check_tensor
-from .tt_plan import TTPlan, make_plan
+from .tt_plan import TTPlan, gpu_plan, make_plan
 
 ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh")
 CORE_DTYPES = (torch.float32, torch.float64)
@@ -90,12 +90,14 @@ class TTLayer:
 
     cores: `[r_{i-1}, k_i, r_i]` each, or `[P, r_{i-1}, k_i, r_i]` where `batched`; any strides.
     bias: `[out]` or `[P, out]` or None.
+    groups: what the plan was asked to be; with "auto" a backend may take cuts of its own.
     """
 
     cores: tuple[Tensor, ...]
     bias: Tensor | None
     batched: bool
     plan: TTPlan
+    groups: int | str = "auto"
 
     @property
     def queries(self) -> int | None:
@@ -121,9 +123,19 @@ class TTLayer:
         dense = [one(core, self.batched) for core in self.cores]
         return dense if self.bias is None else [*dense, one(self.bias, self.bias_batched)]
 
+    def made_dense(self) -> TTLayer:
+        """The layer with `dense` tensors."""
+        tensors = self.dense()
+        n = len(self.cores)
+        return replace(self, cores=tuple(tensors[:n]), bias=None if self.bias is None else tensors[n])
+
+    def planned_for_gpu(self) -> TTLayer:
+        """The layer with the cuts of a GPU's kernels."""
+        return replace(self, plan=gpu_plan(self.plan, self.groups))
+
     def planned(self, rows: int, groups: int | str) -> TTLayer:
         p = self.plan
-        return replace(self, plan=make_plan(p.modes, p.ranks, p.split, rows, groups))
+        return replace(self, plan=make_plan(p.modes, p.ranks, p.split, rows, groups), groups=groups)
 
 
 def check_cores(cores: Sequence[Tensor], split: int | None, name: str, split_name: str) -> TTLayer:

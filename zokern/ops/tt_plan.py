@@ -9,9 +9,9 @@ A layer has four groups, two of which may be left out (`csrc/core/tt.h` writes t
 
 Two groups are the bipartite form (x A) B, three the tripartite, four the quadripartite. The choice
 counts multiply-adds in vectors of 16 columns, and the groups' vectors read once for every 4 rows, the
-same on every instruction set and backend, so the grouping, and with it the rounding, does not depend on
-the machine. Without the reads 64 -> 4096 at rank 5 would form its 80 KiB half from 1024 rows on, and take
-1.9 times as long at 2048 (AVX-512 Xeon VM, L1 of 48 KiB, Nov 2026).
+same on every instruction set, so the grouping, and with it the rounding, does not depend on the machine.
+Without the reads 64 -> 4096 at rank 5 would form its 80 KiB half from 1024 rows on, and take 1.9 times as
+long at 2048 (AVX-512 Xeon VM, L1 of 48 KiB, Nov 2026). A GPU's kernels take cuts of their own, `gpu_plan`.
 """
 
 from __future__ import annotations
@@ -138,6 +138,40 @@ def _plan(modes: tuple[int, ...], ranks: tuple[int, ...], split: int, rows: int,
     ]
     # ties go to fewer groups
     return min(candidates, key=lambda plan: (plan._cost(rows), plan.groups))
+
+
+WIDE = 512  # features of a side from which a GPU gains by leaving modes uncontracted
+VECTOR = 8
+
+
+def gpu_plan(plan: TTPlan, groups: int | str = "auto") -> TTPlan:
+    """The cuts of a GPU's kernels: a group beside the middle and the right on every wide side.
+
+    A half of 4096 features at rank 5 is 80 KiB that every tile of rows would read again; left and middle
+    are 7 KiB. The uncontracted modes K and Q are what threads move as vectors: 8 features (16 bytes of a
+    16-bit x) at least where the modes allow it, of a multiple of 4 if one is. On the input side the
+    smallest such K (partial sums are K * rank), on the output side the largest Q (the outer product is
+    out / Q * rank). At 4096 -> 64 and back, rank 5: 42 k multiply-adds a row and 17 k for the cores, where
+    the bipartite form takes 42 k and 222 k.
+
+    A number of `groups` that was asked for is kept, on the sides where `plan` has them.
+    """
+    n, split = len(plan.modes), plan.split
+    auto = groups == "auto"
+
+    def best(cuts: range, end: int, sign: int) -> int:
+        def worth(cut: int) -> tuple[int, ...]:
+            size = math.prod(plan.modes[cut:end])
+            return (1, size % 4 == 0, sign * cut) if size >= VECTOR else (0, size, 0)
+
+        return max(cuts, key=worth)
+
+    in_cut, out_cut = 0, split
+    if split > 1 and (plan.in_features >= WIDE if auto else plan.in_cut > 0):
+        in_cut = best(range(1, split), split, 1)
+    if n - split > 1 and (plan.out_features >= WIDE if auto else plan.out_cut > split):
+        out_cut = best(range(split + 1, n), n, -1)
+    return TTPlan(plan.modes, plan.ranks, split, in_cut, out_cut)
 
 
 def check_groups(groups: int | str, cores: int, split: int) -> None:

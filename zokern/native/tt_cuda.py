@@ -1,0 +1,77 @@
+"""Tensor-train layers on the CUDA kernels: two launches a call, on PyTorch's current stream.
+
+The first contracts the groups of all layers and queries side by side (with noise it makes the perturbed
+cores too), the second takes tiles of rows through the layers. Contracted groups lie in a workspace of a
+few KB a query that `torch.empty` takes from PyTorch's allocator: no synchronisation, and a captured
+graph keeps it. Seeds, scales and pointers travel in the launches' parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..ops._tt_checks import TTLayer, TTNoise
+from ._pack import DISTRIBUTION, DTYPE
+from ._tt_pack import ACTIVATION, layer_tuples, pack_layer
+
+Machine = Callable[[torch.device], tuple[int, int]]
+
+
+def packed_call(
+    x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
+    queries: int | None, noise: TTNoise | None,
+) -> tuple:  # fmt: skip
+    """(layers, scale, activation, rows, noise) as the bindings take them. `layers` are dense."""
+    count = queries or 1
+    offsets = () if noise is None else noise.positions
+    tuples = layer_tuples([pack_layer(layer) for layer in layers], [layer.plan for layer in layers], offsets)
+    rows = (
+        x.data_ptr(), out.data_ptr(), x.shape[0] // count, count, x.stride(0), out.stride(0),
+        DTYPE[x.dtype], DTYPE[out.dtype],
+    )  # fmt: skip
+    moves = (
+        ((), (), 0, 0)
+        if noise is None
+        else (noise.seeds, noise.scales, noise.stream, DISTRIBUTION[noise.distribution])
+    )
+    return tuples, scale, ACTIVATION[activation], rows, moves
+
+
+def tt_ops(native: object, machine: Machine) -> dict[str, Callable[..., None]]:
+    """The backend's entries. `native` has the functions of the bindings."""
+
+    def run(
+        x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
+        queries: int | None, noise: TTNoise | None,
+    ) -> None:  # fmt: skip
+        dense = [layer.planned_for_gpu().made_dense() for layer in layers]  # kept alive for the call
+        call = packed_call(x, out, dense, activation, scale, queries, noise)
+        floats = native.cuda_tt_workspace(*call)  # type: ignore[attr-defined]
+        workspace = torch.empty(floats, dtype=torch.float32, device=x.device)
+        native.cuda_tt_rows(*call, workspace.data_ptr(), *machine(x.device))  # type: ignore[attr-defined]
+
+    def tt_halves(layer: TTLayer, left: Tensor, right: Tensor) -> None:
+        """Backend entry: fills A and B."""
+        dense = layer.made_dense()
+        (packed,), queries = layer_tuples([pack_layer(dense)], [layer.plan], ()), layer.queries or 1
+        floats = native.cuda_tt_halves_workspace(packed, queries)  # type: ignore[attr-defined]
+        workspace = torch.empty(floats, dtype=torch.float32, device=left.device)
+        native.cuda_tt_halves(  # type: ignore[attr-defined]
+            packed, left.data_ptr(), right.data_ptr(), queries, workspace.data_ptr(), *machine(left.device)
+        )
+
+    def tt_linear(x: Tensor, out: Tensor, layer: TTLayer, queries: int | None, noise: TTNoise | None) -> None:
+        """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
+        run(x, out, (layer,), "identity", 1.0, queries, noise)
+
+    def tt_adapter(
+        x: Tensor, out: Tensor, down: TTLayer, up: TTLayer, activation: str, scale: float,
+        queries: int | None, noise: TTNoise | None,
+    ) -> None:  # fmt: skip
+        """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
+        run(x, out, (down, up), activation, scale, queries, noise)
+
+    return {"tt_halves": tt_halves, "tt_linear": tt_linear, "tt_adapter": tt_adapter}
