@@ -194,7 +194,7 @@ def numpy_svrg(problem: Problem, seed: int, rates: tuple[float, float], budget: 
 
 def measure(experiment: Experiment) -> dict[str, Any]:
     """Gaps at checkpoints, a list a seed, by method."""
-    budget = 2e4 if experiment.quick else 3.8e6
+    budget = 1e4 if experiment.quick else 3.8e6
     points = 5 if experiment.quick else 60
     checkpoints = [budget * (k + 1) / points for k in range(points)]
     few = checkpoints[: points // 5]

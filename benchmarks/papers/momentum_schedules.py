@@ -20,7 +20,7 @@ from .mnist import Curve, Perceptron, curves, load, outcome, train, zeroth_order
 
 BATCH, EPS = 64, 1e-3
 END_VALUES, ORIENTED = "ZO-AdaMU, end values throughout", "ZO-AdaMU, sign(g) m stored"
-SGD_RATES, ADAM_RATES, ADAMU_RATES = (3e-4, 1e-3, 3e-3), (3e-4, 1e-3, 3e-3), (3e-4, 1e-3, 3e-3)
+RATES = (1e-3, 3e-3, 1e-2)
 PRINTED = {"ZO-AdaMU": "92.1", "ZO-Adam": "90.0", "ZO-AdamW": "91.3", "ZO-AdaMax": "64.8", "ZO-AdaMM": "78.3"}
 """Table 3, SST-2: AdaMU on the perturbation, the others on the gradient."""
 
@@ -38,18 +38,18 @@ def rules(steps: int) -> dict[str, tuple[Sequence[float], Callable[[Perceptron, 
         )
 
     return {
-        "MeZO": (SGD_RATES, lambda m, rate, seed: MeZO(m, lr=rate, eps=EPS, seed=seed, lazy=True)),
+        "MeZO": (RATES, lambda m, rate, seed: MeZO(m, lr=rate, eps=EPS, seed=seed, lazy=True)),
         "MeZO, momentum 0.9": (
             (1e-4, 3e-4, 1e-3),
             lambda m, rate, seed: MeZO(m, lr=rate, eps=EPS, seed=seed, momentum=0.9, restore="inplace"),
         ),
-        "ZO-Adam": (ADAM_RATES, adam(ZOAdam)),
-        "ZO-AdamW": (ADAM_RATES, adam(ZOAdamW)),
-        "ZO-AdaMax": (ADAM_RATES, adam(ZOAdaMax)),
-        "ZO-AdaMM": (ADAM_RATES, adam(ZOAdaMM)),
-        "ZO-AdaMU": (ADAMU_RATES, adamu(steps)),
-        END_VALUES: (ADAMU_RATES, adamu(constant)),
-        ORIENTED: (ADAMU_RATES, adamu(steps, orient_momentum=True)),
+        "ZO-Adam": (RATES, adam(ZOAdam)),
+        "ZO-AdamW": (RATES, adam(ZOAdamW)),
+        "ZO-AdaMax": ((3e-3, 1e-2, 3e-2), adam(ZOAdaMax)),
+        "ZO-AdaMM": (RATES, adam(ZOAdaMM)),
+        "ZO-AdaMU": (RATES, adamu(steps)),
+        END_VALUES: (RATES, adamu(constant)),
+        ORIENTED: (RATES, adamu(steps, orient_momentum=True)),
     }
 
 
