@@ -195,6 +195,13 @@ class Experiment:
             write_index()
 
 
+def batches(samples: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
+    """Indices of mini-batches, drawn with replacement, without end."""
+    g = torch.Generator().manual_seed(1_000_003 + seed)
+    while True:
+        yield from torch.randint(samples, (512, batch), generator=g)
+
+
 def mean_std(values: Sequence[float], spec: str = ".3g", scale: float = 1.0) -> str:
     """ "0.91 ± 0.02", the standard deviation over seeds; one value stands alone. A run that diverged
     makes the whole "diverged"."""
