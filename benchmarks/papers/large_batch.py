@@ -26,7 +26,7 @@ PRINTED = {512: ("0.4393", "70", "2560"), 256: ("0.4946", "71", "1536"), 128: ("
 def measure(experiment: Experiment) -> dict[str, Any]:
     """Curves, a list a seed, by size of the large batch."""
     data = load(experiment.quick).first(SAMPLES)
-    steps = 20 if experiment.quick else 3_000
+    steps = 20 if experiment.quick else 8_000
     points = 5 if experiment.quick else 25
 
     def run(large: int, seed: int) -> dict[str, Any]:
