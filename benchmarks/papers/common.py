@@ -82,6 +82,7 @@ class Experiment:
         seeds: 0, 1, ...
         out: folder for the files.
         stored: with --redraw, the record of the last run.
+        started: on the clock of `time.process_time`: machines are shared, so that seconds are the processor's.
     """
 
     name: str
@@ -195,6 +196,13 @@ class Experiment:
             write_index()
 
 
+def batches(samples: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
+    """Indices of mini-batches, drawn with replacement, without end."""
+    g = torch.Generator().manual_seed(1_000_003 + seed)
+    while True:
+        yield from torch.randint(samples, (512, batch), generator=g)
+
+
 def mean_std(values: Sequence[float], spec: str = ".3g", scale: float = 1.0) -> str:
     """ "0.91 ± 0.02", the standard deviation over seeds; one value stands alone. A run that diverged
     makes the whole "diverged"."""
@@ -304,7 +312,8 @@ HEAD = """# The papers' experiments
 
 One script a figure or table: `python -m benchmarks.papers.NAME [--quick] [--seeds N]`. Each writes its
 numbers, tables and figure to [results](results); this page is put together from them
-(`python -m benchmarks.papers`). `--quick` takes seconds and only shows that a script runs.
+(`python -m benchmarks.papers`). `--quick` takes seconds and only shows that a script runs; `--redraw`, where a
+script has it, starts from the numbers of the last run.
 
 The sentences are made from the numbers of the run. Models and data are those that install as packages, so
 that settings differ from the papers' in size; each page says how.

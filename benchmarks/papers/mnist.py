@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zokern.tasks.digits import digits
 from zokern.tasks.fetch import Package, fetch
 
-from .common import mean_std
+from .common import batches, mean_std
 
 DIVERGED = 4.6
 """A loss above this, twice that of a guess among ten classes, counts as diverged."""
@@ -179,19 +179,13 @@ def train(
             curve.accuracy.append(hits.float().mean().item())
 
     look(0)
-    used, batches = 0.0, _batches(len(data.y), batch, seed)
+    used, drawn = 0.0, batches(len(data.y), batch, seed)
     for point in range(1, points + 1):
         while used < budget * point / points:
-            used += step(next(batches))
+            used += step(next(drawn))
             curve.steps += 1
         look(used)
     return curve
-
-
-def _batches(samples: int, batch: int, seed: int) -> Iterator[Tensor]:
-    g = torch.Generator().manual_seed(1_000_003 + seed)
-    while True:
-        yield from torch.randint(samples, (512, batch), generator=g)
 
 
 def zeroth_order(

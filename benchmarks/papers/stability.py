@@ -120,10 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 ],
             )
         ],
-        agrees=f"With batch {small} {bad['MeZO'][small]} of MeZO's {total} runs diverged and "
-        f"{bad['MeZO-SVRG'][small]} of MeZO-SVRG's; with batch {big} {bad['MeZO'][big]} and {bad['MeZO-SVRG'][big]}. At "
-        f"each batch size's best rate the loss is, for batch {small}, {BATCHES[1]} and {big}: MeZO {at_best['MeZO']}; "
-        f"MeZO-SVRG {at_best['MeZO-SVRG']}.",
+        agrees=f"Batch {small}: {bad['MeZO'][small]} of MeZO's {total} runs diverged, {bad['MeZO-SVRG'][small]} of "
+        f"MeZO-SVRG's; batch {big}: {bad['MeZO'][big]} and {bad['MeZO-SVRG'][big]}. At each batch size's best rate the loss "
+        f"is, for batch {small}, {BATCHES[1]} and {big}: MeZO {at_best['MeZO']}; MeZO-SVRG {at_best['MeZO-SVRG']}.",
         differs=f"That is at equal steps: with batch {big} a MeZO-SVRG step costs {cost:.1f} times the queries of "
         f"MeZO's. At the highest rate, {short(rates[-1])}, where the one random direction makes the noise rather than "
         f"the batch, MeZO with batch {big} ends at {outcome(last['MeZO'][big][rates[-1]], '.2f')} and MeZO-SVRG at "
