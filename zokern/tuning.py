@@ -3,6 +3,7 @@
     full          every parameter
     lora          low-rank adapters on chosen linear layers, through peft; the rest frozen
     last-layers   the last N blocks and the head
+    prefix        keys and values put before those of the text in every layer, through peft
     tt            tensor-train adapters after attention and feed-forward blocks; the rest frozen
     head          the module that makes the logits
     modules       parameters whose names match glob patterns
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zokern.models import Classifier
+from zokern.models import Classifier, PromptedClassifier
 from zokern.tasks import UserError
 
 __all__ = ["TUNINGS", "Tuned", "TuningOptions", "apply_tuning"]
@@ -41,6 +42,7 @@ class TuningOptions:
             projections, as peft knows them for the family.
         bottleneck: features inside a TT adapter.
         rank: TT-rank of its projections.
+        prefix_tokens: how many tokens' keys and values "prefix" trains.
         seed: of the adapters' initialisation.
     """
 
@@ -51,6 +53,7 @@ class TuningOptions:
     lora_targets: Sequence[str] = ()
     bottleneck: int = 64
     rank: int = 5
+    prefix_tokens: int = 5
     seed: int = 0
 
 
@@ -161,6 +164,44 @@ def _lora(model: Classifier, options: TuningOptions) -> Tuned:
     return Tuned(description + (" and the head" if save_head else ""), save)
 
 
+def _prefix(model: Classifier, options: TuningOptions) -> Tuned:
+    r"""Starts from the keys and values that random words have in the model (Malladi et al. 2023,
+    appendix E.5): from noise, zeroth-order tuning of a prefix does not get far."""
+    if not isinstance(model, PromptedClassifier) or model.masked:
+        raise UserError(
+            "--tuning prefix needs a causal language model scored by label words: a prefix is the cache "
+            "that such a model continues from."
+        )
+    try:
+        import peft
+    except ImportError:
+        raise UserError("--tuning prefix needs peft: pip install 'zokern[train]'.") from None
+    count = options.prefix_tokens
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=count)
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(options.seed)
+    plain = sorted(set(range(len(model.tokenizer))) - set(model.tokenizer.all_special_ids))
+    words = [[plain[i] for i in torch.randint(len(plain), (count,), generator=generator)]]
+    device = next(model.parameters()).device
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers
+            cache = model.lm(input_ids=torch.tensor(words, device=device), use_cache=True).past_key_values
+            wrapped = peft.get_peft_model(model.lm, config)
+            peft.initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=cache)
+    except (ValueError, RuntimeError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"A prefix cannot be added to this model: {reason[:200]}") from None
+    model.put_prefix(wrapped, count)
+
+    def save(folder: Path) -> list[Path]:
+        before = set(folder.iterdir()) if folder.exists() else set()
+        wrapped.save_pretrained(str(folder))
+        return sorted(set(folder.iterdir()) - before)
+
+    return Tuned(f"keys and values of a prefix of {count} tokens", save)
+
+
 def _tt(model: Classifier, options: TuningOptions) -> Tuned:
     if model.lm is None:
         raise UserError("--tuning tt needs a transformer; this model has no such layers.")
@@ -235,6 +276,7 @@ def _thaw(model: Classifier, modules: Sequence[nn.Module]) -> None:
 TUNINGS: dict[str, Tuning] = {
     "full": _full,
     "lora": _lora,
+    "prefix": _prefix,
     "tt": _tt,
     "last-layers": _last_layers,
     "head": _head,

@@ -14,7 +14,7 @@ from zokern.models import load_classifier
 from zokern.tasks import UserError, load_task
 from zokern.tuning import TUNINGS, TuningOptions, apply_tuning
 
-from .conftest import FAMILIES
+from .conftest import CAUSAL, FAMILIES
 
 
 def trainable(model):
@@ -140,9 +140,71 @@ def test_lora_needs_a_transformer():
         apply_tuning("lora", load_classifier(None, load_task("digits")))
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("family", CAUSAL)
+def test_prefix_is_trained_alone_and_its_file_loads_in_peft(
+    family, share_prefix, model_folder, task, tmp_path
+):
+    """Also through the shared beginning of the prompts, whose cache then begins with the prefix."""
+    folder = model_folder(family)
+    model = load_classifier(str(folder), task)
+    batch, _ = model.collate(task, "test", range(4))
+    with torch.no_grad():
+        before = model(batch)
+    tuned = apply_tuning("prefix", model, TuningOptions(prefix_tokens=3, seed=3))
+    assert tuned.description == "keys and values of a prefix of 3 tokens"
+    ((name, p),) = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    assert "prompt_encoder" in name and p.dtype == torch.float32
+    model.share_prefix = share_prefix
+    model.prepare(task)
+    assert model.share_prefix == share_prefix
+    batch, _ = model.collate(task, "test", range(4))
+    with torch.no_grad():
+        p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+        after = model(batch)
+    assert not torch.allclose(after, before)
+    assert {path.name for path in tuned.save(tmp_path)} >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+    }
+
+    lm = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    wrapped = peft.PeftModel.from_pretrained(lm, tmp_path).eval()
+    rows = [model.encode(example) for example in task.test[:4]]
+    with torch.no_grad():  # every prompt by itself, through peft's own forward and the whole vocabulary
+        logits = [wrapped(input_ids=torch.tensor([row])).logits[0, -1, model.label_ids] for row in rows]
+    torch.testing.assert_close(after, torch.stack(logits), rtol=1e-4, atol=1e-4)
+
+
+def test_prefix_starts_at_activations_of_the_seeds_words(model_folder, task):
+    weights = []
+    for seed in (1, 1, 2):
+        model = load_classifier(str(model_folder("llama")), task)
+        apply_tuning("prefix", model, TuningOptions(seed=seed))
+        weights.extend(p for p in model.parameters() if p.requires_grad)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    decoder = load_classifier(str(model_folder("llama")), task).lm.model
+    layer = decoder.layers[0]
+    with torch.no_grad():  # values of the first layer do not depend on the position
+        known = layer.self_attn.v_proj(layer.input_layernorm(decoder.embed_tokens.weight))  # [words, d]
+        values = weights[0].view(5, 4, -1)[:, 1]  # [tokens, d]; per layer keys, then values
+        distances = torch.cdist(values, known, compute_mode="donot_use_mm_for_euclid_dist")
+        assert distances.min(dim=1).values.max() < 1e-5
+
+
+def test_prefix_needs_a_causal_model(model_folder, task):
+    for model in (
+        load_classifier(str(model_folder("bert")), task),
+        load_classifier(str(model_folder("llama")), task, scoring="head"),
+        load_classifier(None, load_task("digits")),
+    ):
+        with pytest.raises(UserError, match="--tuning prefix needs a causal language model"):
+            apply_tuning("prefix", model)
+
+
 def test_unknown_tuning_lists_the_known(llama):
-    with pytest.raises(UserError, match=f"Unknown tuning 'prefix'; known: {', '.join(TUNINGS)}"):
-        apply_tuning("prefix", llama)
+    with pytest.raises(UserError, match=f"Unknown tuning 'suffix'; known: {', '.join(TUNINGS)}"):
+        apply_tuning("suffix", llama)
 
 
 def test_full_weights_load_in_transformers(llama, tmp_path):

@@ -82,6 +82,7 @@ class PromptedClassifier(Classifier):
         self._positions: torch.Tensor | None = None  # [B], set for the duration of a forward
         self._encoded: dict[tuple[str, int], list[int]] = {}
         self._narrowed = False
+        self._virtual = 0  # tokens of a trained prefix
         count = sum(p.numel() for p in lm.parameters())
         how = "a [MASK]" if masked else "the next token"
         self.description = (
@@ -178,6 +179,15 @@ class PromptedClassifier(Classifier):
 
     # ---- tokens to logits
 
+    def put_prefix(self, wrapped: Any, tokens: int) -> None:
+        """Scores with a trained prefix before every prompt.
+
+        Args:
+            wrapped: the language model in peft's prefix tuning.
+            tokens: length of the prefix.
+        """
+        self.lm, self._virtual = wrapped, tokens
+
     def forward(self, batch: Batch) -> torch.Tensor:
         self._narrow_head()
         cache = None
@@ -188,11 +198,14 @@ class PromptedClassifier(Classifier):
             # as many prefixes as the batch was repeated (parallel queries), each for its own rows
             cache.batch_repeat_interleave(len(batch["ids"]) // len(prefix))
         arguments: dict[str, Any] = {} if self.masked else {"use_cache": cache is not None}
+        lm, mask = self.lm, batch["mask"]
         if cache is not None:
             arguments["past_key_values"] = cache
+            if self._virtual:  # the trained prefix is in the cache already, which peft would replace
+                lm, mask = lm.get_base_model(), F.pad(mask, (self._virtual, 0), value=1)
         self._positions = batch["positions"]
         try:
-            output = self.lm(input_ids=batch["ids"], attention_mask=batch["mask"], **arguments)
+            output = lm(input_ids=batch["ids"], attention_mask=mask, **arguments)
         finally:
             self._positions = None
         return output.logits[:, 0].float()  # [B, classes]

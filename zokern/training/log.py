@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zokern.tasks import UserError, explain_os_error
+from zokern.training.checkpoint import write_atomically
 
 __all__ = ["LineLog", "decode_values", "encode_values", "read_steps"]
 
@@ -59,6 +61,19 @@ class LineLog:
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from None
+
+    def cut(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Leaves out, here and in the file, the rows that `keep` is false for."""
+        kept = [row for row in self.rows if keep(row)]
+        if len(kept) == len(self.rows):
+            return
+        self._file.close()
+        write_atomically(self.path, b"".join(json.dumps(row).encode() + b"\n" for row in kept))
+        self.rows = kept
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise explain_os_error(error, f"opening {self.path}") from None
 
     def close(self) -> None:
         self._file.close()

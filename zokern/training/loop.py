@@ -3,7 +3,8 @@
 A step is: batch from (seed, step); the optimizer's evaluations; one log line. What makes a resumed
 run the same run, bit for bit:
 
-    steps in the log are repeated from their logged losses (`replay_step`), no forward
+    steps in the log are repeated from their logged losses (`replay_step`), no forward;
+    a method that cannot do that starts again at its last checkpoint
     pending updates land at the same steps in both: each evaluation, each checkpoint, the end
     learning rates and batches are functions of the step
 """
@@ -26,8 +27,9 @@ from zokern.tasks import Evaluation, UserError, evaluate_logits
 from zokern.training.checkpoint import save_checkpoint
 from zokern.training.data import batch_indices, full_sample
 from zokern.training.display import Display, StepLine
-from zokern.training.log import encode_values
-from zokern.training.methods import Closures, Progress
+from zokern.training.log import LineLog, encode_values, read_steps
+from zokern.training.memory import peak_memory, reset_peak_memory
+from zokern.training.methods import Closures, Progress, full_size
 from zokern.training.options import lr_factor
 from zokern.training.run import Run
 
@@ -54,12 +56,14 @@ class Result:
         train_seconds: spent in steps by this process, evaluations not included.
         steps_run: steps this process took with forwards.
         outside_share: share of `train_seconds` outside the forwards.
+        peak_memory: most bytes held during the steps and evaluations, by this process.
     """
 
     evaluations: dict[int, Evaluation]
     train_seconds: float
     steps_run: int
     outside_share: float
+    peak_memory: int
 
 
 def evaluate(run: Run, display: Display, what: str) -> Evaluation:
@@ -92,7 +96,9 @@ def train(run: Run, display: Display) -> Result:
             warnings.filterwarnings("ignore", message=".*is skipped: its losses.*")
             return loop.run_all()
     except KeyboardInterrupt:
-        raise Stopped(loop.last_logged, run.folder.path) from None
+        # Read again: the interrupt may have come right behind a line that no counter knows of yet.
+        logged = read_steps(LineLog(run.steps_log.path))
+        raise Stopped(max(logged, default=run.done), run.folder.path) from None
 
 
 class _Loop:
@@ -102,21 +108,23 @@ class _Loop:
         assert options.steps is not None and options.batch_size is not None  # resolved
         self.steps, self.batch_size = options.steps, options.batch_size
         self.n = run.task.train_length
-        self.last_logged = run.done + len(run.logged)
         self.skipped = 0
         self.seconds = self.outside = 0.0
         self.steps_run = 0
         rows = run.metrics_log.rows
         self.known_steps = {row["step"] for row in rows if row["kind"] == "step"}
         self.evaluations = {row["step"]: _evaluation(row) for row in rows if row["kind"] == "eval"}
-        self.full_batch: tuple[Any, torch.Tensor] | None = None
+        self.full_indices = full_sample(options.seed, full_size(options), self.n)
+        self.full_batches: list[tuple[Any, torch.Tensor]] = []
 
     def run_all(self) -> Result:
         run = self.run
+        device = torch.device(run.options.device)
+        reset_peak_memory(device)
         if run.done == 0:
             self.evaluate_once(0)
         # Re-walking may pass by evaluations that a kill prevented; evaluate_once fills them in.
-        with self.display.steps(self.steps, self.last_logged) as line:
+        with self.display.steps(self.steps, run.done + len(run.logged)) as line:
             for step in range(run.done + 1, self.steps + 1):
                 if step in run.logged:
                     self.replay(step)
@@ -130,6 +138,7 @@ class _Loop:
             self.seconds,
             self.steps_run,
             self.outside / self.seconds if self.seconds else 0.0,
+            peak_memory(device),
         )
 
     def step(self, step: int, line: StepLine) -> None:
@@ -140,18 +149,21 @@ class _Loop:
         started = time.perf_counter()
         inside = [0.0]
         indices = batch_indices(run.options.seed, step - 1, self.batch_size, self.n, length)
-        batch, labels = run.model.collate(run.task, "train", indices)
-        closure = self.closure(lambda: (batch, labels), inside)
-        loss = run.method.step(
-            optimizer, Closures(closure, self.closure(self.full, inside)), self.progress(step)
+        batch = run.model.collate(run.task, "train", indices)
+        closures = Closures(
+            batch=self.timed(lambda: self.loss(*batch).item(), inside),
+            full=self.timed(self.full_loss, inside),
+            sample=self.timed(self.sample_loss, inside),
+            tensor=self.timed(lambda: self.loss(*batch), inside),
         )
+        cost = run.method.evaluation(optimizer, run.options)
+        loss = run.method.step(optimizer, closures, self.progress(step))
         seconds = time.perf_counter() - started
         run.steps_log.append({"step": step, "values": encode_values(optimizer.last.losses)})
-        self.last_logged = step
         outside = max(0.0, seconds - inside[0])
         self.seconds, self.outside = self.seconds + seconds, self.outside + outside
         self.steps_run += 1
-        self.write_metrics(step, loss, seconds, outside)
+        self.write_metrics(step, loss, cost, seconds, outside)
         line.update(step, loss, seconds, outside)
         self.skipped = 0 if math.isfinite(loss) else self.skipped + 1
         if self.skipped >= _MAX_SKIPPED:
@@ -164,12 +176,14 @@ class _Loop:
         """One step from the log: the same moves, no forward."""
         run = self.run
         self.set_rates(step)
+        assert run.method.replay is not None  # else nothing is logged beyond the checkpoint
+        cost = run.method.evaluation(run.optimizer, run.options)
         try:
             loss = run.method.replay(run.optimizer, run.logged[step], self.progress(step))
         except ValueError as error:
             raise UserError(f"{run.steps_log.path} does not fit this run at step {step}: {error}.") from None
         if step not in self.known_steps:
-            self.write_metrics(step, loss, None, None)
+            self.write_metrics(step, loss, cost, None, None)
 
     def after(self, step: int, line: StepLine) -> None:
         """Evaluations and checkpoints at their steps; both land what is pending, and so does a
@@ -204,29 +218,42 @@ class _Loop:
             group["lr"] = group["initial_lr"] * factor
 
     def progress(self, step: int) -> Progress:
-        return Progress(step - 1, (step - 1) * self.batch_size // self.n, self.steps)
+        epoch = (step - 1) * self.batch_size // self.n
+        return Progress(step - 1, epoch, self.steps, self.run.options)
 
-    def closure(
-        self, examples: Callable[[], tuple[Any, torch.Tensor]], inside: list[float]
-    ) -> Callable[[], float]:
-        model = self.run.model
+    def timed(self, evaluate: Callable[..., Any], inside: list[float]) -> Callable[..., Any]:
+        """`evaluate`, its time added to `inside`."""
 
-        def evaluate_loss() -> float:
+        def call(*arguments: Any) -> Any:
             started = time.perf_counter()
-            batch, labels = examples()
-            loss = F.cross_entropy(model(batch), labels).item()
+            value = evaluate(*arguments)
             inside[0] += time.perf_counter() - started
-            return loss
+            return value
 
-        return evaluate_loss
+        return call
 
-    def full(self) -> tuple[Any, torch.Tensor]:
-        if self.full_batch is None:
-            indices = full_sample(self.run.options.seed, self.run.method.full_batch, self.n)
-            self.full_batch = self.run.model.collate(self.run.task, "train", indices)
-        return self.full_batch
+    def loss(self, batch: Any, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.run.model(batch), labels)
 
-    def write_metrics(self, step: int, loss: float, seconds: float | None, outside: float | None) -> None:
+    def full_loss(self) -> float:
+        """Mean loss of the full batch, a part of similar lengths at a time: memory does not grow with
+        its size."""
+        if not self.full_batches:
+            run, size = self.run, self.run.options.eval_batch_size
+            key = functools.partial(run.model.length, run.task, "train")
+            order = sorted(self.full_indices, key=key)
+            parts = [order[first : first + size] for first in range(0, len(order), size)]
+            self.full_batches = [run.model.collate(run.task, "train", part) for part in parts]
+        total = sum(len(labels) * self.loss(batch, labels).item() for batch, labels in self.full_batches)
+        return total / len(self.full_indices)
+
+    def sample_loss(self, i: int) -> float:
+        index = self.full_indices[i]
+        return self.loss(*self.run.model.collate(self.run.task, "train", [index])).item()
+
+    def write_metrics(
+        self, step: int, loss: float, cost: float, seconds: float | None, outside: float | None
+    ) -> None:
         row = {
             "kind": "step",
             "step": step,
@@ -234,6 +261,7 @@ class _Loop:
             "lr": self.run.optimizer.param_groups[0]["lr"],
             "epoch": self.progress(step).epoch,
             "evaluations": len(self.run.optimizer.last.losses),
+            "forwards": cost * len(self.run.optimizer.last.losses),
             "seconds": seconds,
             "seconds_outside_forward": outside,
         }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zokern.tasks import Task, UserError
+from zokern.training.rates import default_options, default_tuning
 
 __all__ = ["DTYPES", "SCHEDULES", "TrainOptions"]
 
@@ -23,16 +24,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("stochastic", "nearest"),
     "scoring": ("auto", "label-words", "head"),
     "queries": ("loop", "parallel"),
-}
-
-# Learning rate and perturbation scale where the user gives none, as (lr, eps). They were measured
-# with MeZO on the tasks named; other models and methods need their own search.
-_RATES: dict[str, tuple[float, float]] = {
-    "lora": (4e-4, 1e-2),  # SmolLM2-135M on mr
-    "full": (6e-6, 1e-3),  # SmolLM2-135M on mr
-    "last-layers": (1e-5, 1e-3),
-    "head": (1e-3, 1e-2),
-    "modules": (1e-5, 1e-3),
+    "snapshot": ("replay", "copy"),
 }
 
 
@@ -71,6 +63,7 @@ class TrainOptions:
     lora_targets: tuple[str, ...] = ()
     bottleneck: int = 64
     rank: int = 5
+    prefix_tokens: int = 5
 
     # optimizer
     lr: float | None = None
@@ -84,8 +77,18 @@ class TrainOptions:
     max_parallel: int | None = None
     one_sided: bool = False
     distribution: str = "gaussian"
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
     momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    adam_eps: float = 1e-8
+    orient_momentum: bool = False
+    interval: int = 5
+    full_batch_size: int = 64
+    lr_minibatch: float | None = None
+    snapshot: str = "replay"
+    sparsity: float = 0.75
+    mask_refresh: int | None = None
+    blocks: int | None = None
     lr_schedule: str | None = None
     warmup_steps: int = 0
     restore: str = "auto"
@@ -113,17 +116,23 @@ class TrainOptions:
         positive: tuple[str, ...] = ("lr", "eps", "num_queries", "steps", "batch_size", "eval_batch_size")
         positive += ("max_words", "max_length", "train_size", "test_size", "lora_rank")
         positive += ("lora_alpha", "last_layers", "checkpoint_every", "threads", "bottleneck", "rank")
-        positive += ("query_alpha", "query_max", "max_parallel")
+        positive += ("query_alpha", "query_max", "max_parallel", "prefix_tokens", "adam_eps", "interval")
+        positive += ("full_batch_size", "lr_minibatch", "mask_refresh", "blocks")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UserError(f"{_flag(name)} must be positive, got {value!r}.")
         for name in ("weight_decay", "warmup_steps", "eval_every", "momentum", "query_beta"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{_flag(name)} must not be negative, got {value!r}.")
         if self.momentum >= 1:
             raise UserError(f"--momentum must be below 1, got {self.momentum!r}.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            given = ",".join(f"{beta:g}" for beta in self.betas)
+            raise UserError(f"--betas must be two numbers in [0, 1), as 0.9,0.999, got {given}.")
+        if not 0 <= self.sparsity < 1:
+            raise UserError(f"--sparsity must be in [0, 1), got {self.sparsity!r}.")
         if not 0 <= self.seed < 1 << 64:
             raise UserError(f"--seed must be in [0, 2^64), got {self.seed}.")
         if self.query_schedule and self.num_queries is not None:
@@ -138,25 +147,19 @@ class TrainOptions:
         done = dataclasses.replace(self)
         done.model = done.model or task.default_model
         if done.tuning is None:
-            usual = "tt" if done.method == "adazeta" else "lora"
-            done.tuning = "modules" if done.train_modules else _DEFAULT_TUNING.get(done.model, usual)
-        defaults = dict(_TASK_DEFAULTS.get((task.name, done.model, done.tuning), {}))
-        lr, eps = _RATES.get(done.tuning, (1e-6, 1e-3))
-        defaults = {
-            "lr": lr,
-            "eps": eps,
-            "steps": 160,
-            "batch_size": 8,
-            "num_queries": 1,
-            "lr_schedule": "constant",
-            **task.defaults,
-            **defaults,
-        }
+            usual = default_tuning(done.method, done.model)
+            done.tuning = "modules" if done.train_modules else usual
+        defaults = default_options(task.name, done.model, done.method, done.tuning)
+        defaults.update(task.defaults)
+        share = defaults.pop("lr_minibatch", None)
         if done.method == "adazeta" or done.query_schedule:
             del defaults["num_queries"]  # None: the schedule
         for name, value in defaults.items():
             if getattr(done, name) is None:
                 setattr(done, name, value)
+        if share is not None and done.lr_minibatch is None:
+            assert done.lr is not None  # filled in above
+            done.lr_minibatch = share * done.lr
         done.train_size = min(done.train_size or task.train_length, task.train_length)
         assert done.batch_size is not None  # filled in above
         if done.batch_size > done.train_size:
@@ -180,23 +183,6 @@ class TrainOptions:
         return cls(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}  # type: ignore[arg-type]
         )
-
-
-_DEFAULT_TUNING = {"mlp": "full", "minilm": "head"}
-
-# (task, model, tuning) -> what a good short run takes, measured with MeZO on 2 cores.
-_TASK_DEFAULTS: dict[tuple[str, str, str], dict[str, Any]] = {
-    ("mr", "smollm2", "lora"): {"lr": 8e-4, "eps": 1e-2, "steps": 160, "lr_schedule": "linear"},
-    ("digits", "mlp", "full"): {
-        "lr": 3e-2,
-        "eps": 1e-3,
-        "steps": 1500,
-        "batch_size": 64,
-        "num_queries": 8,
-        "lr_schedule": "linear",
-    },
-    ("reuters", "minilm", "head"): {"lr": 1e-3, "eps": 1e-2, "steps": 200, "batch_size": 32},
-}
 
 
 def _flag(name: str) -> str:

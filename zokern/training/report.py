@@ -27,7 +27,9 @@ def show_header(run: Run, display: Display) -> None:
     """Says what is about to run."""
     options = run.options
     group = run.optimizer.param_groups[0]
-    rates = f"lr {group['initial_lr']:g} ({options.lr_schedule}), eps {options.eps:g}"
+    rates = f"lr {group['initial_lr']:g} ({options.lr_schedule})"
+    if options.eps is not None:
+        rates += f", eps {options.eps:g}"
     if options.num_queries and options.num_queries > 1:
         rates += f", {options.num_queries} queries"
     elif options.num_queries is None:
@@ -63,7 +65,9 @@ def draw(run: Run) -> None:
     """Writes the learning curve of whatever is in the metrics log."""
     options = run.options
     title = f"{run.task.name}: {options.model}, {options.method}, {options.tuning}"
-    rate = f"lr {options.lr:g}, eps {options.eps:g}, batch {options.batch_size}"
+    rate = f"lr {options.lr:g}, batch {options.batch_size}"
+    if options.eps is not None:
+        rate = f"lr {options.lr:g}, eps {options.eps:g}, batch {options.batch_size}"
     note = f"{rate}, {options.dtype}, seed {options.seed}, {run.trainable:,} trainable parameters"
     with explained(f"drawing {run.folder.file(PLOT)}"):
         plots.learning_curve(run.metrics_log.rows, run.folder.file(PLOT), title, note, prompted(run))
@@ -91,13 +95,14 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         "seed": run.options.seed,
         "steps": run.options.steps,
         "trainable_parameters": run.trainable,
-        "forward_passes": run.optimizer.num_evaluations,
+        "forward_passes": forward_passes(run),
         "evaluations_by_epoch": _by_epoch(run),
         "before": before.as_dict(),
         "after": after.as_dict(),
         "train_seconds": seconds,
         "steps_per_second": len(timed) / seconds if seconds else None,
         "share_outside_forwards": outside / seconds if seconds else None,
+        "peak_memory_bytes": result.peak_memory,
         "threads": torch.get_num_threads(),
         "label_prior_caveat": CAVEAT if prompted(run) else None,
         "weights": [path.name for path in written],
@@ -121,6 +126,14 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         )
     display.say(f"Written to {run.folder.path}: weights/, {PLOT}, metrics.jsonl, {SUMMARY}")
     return summary
+
+
+def forward_passes(run: Run) -> float:
+    """Forward passes over a batch of the run's size that its steps took; evaluations are not counted."""
+    passes = sum(
+        row.get("forwards", row["evaluations"]) for row in run.metrics_log.rows if row["kind"] == "step"
+    )
+    return int(passes) if passes == int(passes) else passes
 
 
 def _by_epoch(run: Run) -> dict[int, int]:

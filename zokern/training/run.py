@@ -16,7 +16,7 @@ from zokern.training.checkpoint import fingerprint, load_checkpoint
 from zokern.training.display import Display
 from zokern.training.folder import CONFIG, METRICS, STEPS, Folder
 from zokern.training.log import LineLog, read_steps
-from zokern.training.methods import Method, build_optimizer
+from zokern.training.methods import Method, build_optimizer, check_method
 from zokern.training.options import DTYPES, TrainOptions
 from zokern.tuning import Tuned, TuningOptions, apply_tuning
 
@@ -53,6 +53,7 @@ def new_run(options: TrainOptions, display: Display, overwrite: bool = False) ->
         UserError: an option, the folder, the task or the model does not do.
     """
     options.check()
+    check_method(options)
     if options.out is not None:
         folder = Folder(Path(options.out))
         _refuse_if_taken(folder, overwrite)
@@ -174,6 +175,7 @@ def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
             lora_targets=options.lora_targets,
             bottleneck=options.bottleneck,
             rank=options.rank,
+            prefix_tokens=options.prefix_tokens,
             seed=options.seed,
         ),
     )
@@ -187,7 +189,10 @@ def _assemble(options: TrainOptions, task: Task, parts: Parts, folder: Folder, d
     model, tuned, method, optimizer = parts
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    steps_log = LineLog(folder.file(STEPS))
+    steps_log, metrics_log = LineLog(folder.file(STEPS)), LineLog(folder.file(METRICS))
+    if method.replay is None:
+        for log in (steps_log, metrics_log):
+            log.cut(lambda row: row["step"] <= done)
     steps = read_steps(steps_log)
     logged = {number: losses for number, losses in steps.items() if number > done}
     if logged and min(logged) != done + 1:
@@ -204,7 +209,7 @@ def _assemble(options: TrainOptions, task: Task, parts: Parts, folder: Folder, d
         optimizer=optimizer,
         folder=folder,
         steps_log=steps_log,
-        metrics_log=LineLog(folder.file(METRICS)),
+        metrics_log=metrics_log,
         done=done,
         logged=logged,
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),

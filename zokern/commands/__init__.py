@@ -1,0 +1,1 @@
+"""The commands of `zokern`, one a file; `zokern.cli` puts them together."""
