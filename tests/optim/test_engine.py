@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zokern
 from tests.optim.conftest import Passes
 from tests.optim.problems import EPS, LR, RESTORES, Bowl, same, values
-from zokern.optim import MeZO, ZerothOrderOptimizer
+from zokern.optim import MeZO, ZerothOrderOptimizer, ZOAdaMU
 from zokern.optim import engine as engine_module
 from zokern.optim.engine import Batch
 
@@ -319,6 +319,16 @@ def test_a_non_finite_loss_skips_dense_momentum_too() -> None:
     for p, w in zip(model.parameters(), start):
         torch.testing.assert_close(p.detach(), w, rtol=1e-6, atol=1e-6)
     assert same([s["momentum_buffer"] for s in optimizer.state.values()], kept)
+
+
+def test_an_estimate_beyond_fp32_skips_adamu_also_at_a_small_rate() -> None:
+    model = Bowl()
+    optimizer = ZOAdaMU(model, lr=1e-6, eps=EPS, schedule=10)
+    start = values(model)
+    with pytest.warns(RuntimeWarning, match="step 0 is skipped"):  # g is too large, lr * g is not
+        optimizer.step(lambda: 1e38 if optimizer.num_evaluations else 0.0)
+    for p, w in zip(model.parameters(), start):
+        torch.testing.assert_close(p.detach(), w, rtol=1e-6, atol=1e-6)
 
 
 # -- between steps ----------------------------------------------------------------------------

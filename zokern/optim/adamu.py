@@ -213,8 +213,9 @@ class ZOAdaMU(ZerothOrderOptimizer):
         """One step. `closure` returns the loss and may be called any number of times."""
         self._find_momenta()
         loss, deltas = self.spsa(closure)
-        rates = [group["lr"] / group["eps"] for group in self.param_groups]
-        if not self.skips(*(delta * r for delta in deltas.values() for r in (*rates, 1.0))):
+        # both g and lr * g are numbers of the update pass
+        rates = [rate / group["eps"] for group in self.param_groups for rate in (1.0, group["lr"])]
+        if not self.skips(*(delta * r for delta in deltas.values() for r in rates)):
             beta2 = self.schedule(self.steps + 1)[2]
             self.update(lambda batch: self._descend(batch, deltas, beta2))
         return loss
