@@ -1,4 +1,4 @@
-"""The command line: `zokern train`, `zokern info`.
+"""The command line: `zokern train`, `zokern compare`, `zokern info`.
 
 A new command is a function in `zokern/commands/`; `plain_errors` gives it the house's manners: what
 the user can put right is one sentence on stderr and exit code 2, Ctrl-C is exit code 130.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from zokern.commands import train
+from zokern.commands import compare, train
 from zokern.commands.common import plain_errors
 
 __all__ = ["app"]
@@ -30,6 +30,7 @@ def _commands() -> None:
 
 
 app.command(help=train.HELP)(train.train)
+app.command(help=compare.HELP)(compare.compare)
 
 
 @app.command()

@@ -287,6 +287,13 @@ def train(
     threads: Annotated[int | None, option(_RUN, "CPU threads.", show_default="PyTorch's choice")] = None,
     seed: Annotated[int, option(_RUN, "Of directions, batches and fresh weights.")] = 0,
     eval_every: Annotated[int, option(_RUN, "Test every so many steps too; 0: only before and after.")] = 0,
+    eval_size: Annotated[
+        int | None,
+        option(_RUN, "Test examples of the tests in between.", show_default="all"),
+    ] = None,
+    eval_before: Annotated[
+        bool, option(_RUN, "Test before the first step.", "--eval-before/--no-eval-before")
+    ] = True,
     eval_batch_size: Annotated[int, option(_RUN, "Examples per test forward.")] = 32,
     out: Annotated[
         str | None,

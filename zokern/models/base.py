@@ -36,6 +36,10 @@ class Classifier(nn.Module):
         """Class logits, fp32 [B, classes]."""
         raise NotImplementedError
 
+    def features(self, batch: Batch) -> torch.Tensor:
+        """What the last linear layer sees of each example, fp32 [B, d], for linear probing."""
+        raise NotImplementedError
+
     def length(self, task: Task, split: str, index: int) -> int:
         """A size to sort by, so that test batches hold examples of similar length."""
         return 0
@@ -75,8 +79,14 @@ class MLPClassifier(Classifier):
         return {"x": x[chosen].to(device)}, y[chosen].to(device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        return self.layer2(self._hidden(batch)).float()
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        return self._hidden(batch).float()
+
+    def _hidden(self, batch: Batch) -> torch.Tensor:
         x = batch["x"].to(self.layer1.weight.dtype)  # [B, features]
-        return self.layer2(torch.relu(self.layer1(x))).float()
+        return torch.relu(self.layer1(x))
 
     def layers(self) -> list[nn.Module]:
         return [self.layer1, self.layer2]

@@ -84,6 +84,9 @@ class HeadClassifier(_TextHead):
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.lm(**batch).logits.float()  # [B, classes]
 
+    def features(self, batch: Batch) -> torch.Tensor:
+        return _mean(self.lm.base_model(**batch).last_hidden_state, batch)
+
     def head_modules(self) -> list[nn.Module]:
         base = getattr(self.lm, self.lm.base_model_prefix, None)
         return [module for module in self.lm.children() if module is not base]
@@ -125,11 +128,11 @@ class PooledClassifier(_TextHead):
         )
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        hidden = self.lm(**batch).last_hidden_state.float()  # [B, T, d]
-        mask = batch["attention_mask"][..., None].float()
-        mean = (hidden * mask).sum(1) / mask.sum(1)
-        features = F.normalize(mean, dim=1) * hidden.shape[-1] ** 0.5  # [B, d]
-        return self.head(features.to(self.head.weight.dtype)).float()
+        return self.head(self.features(batch).to(self.head.weight.dtype)).float()
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        mean = _mean(self.lm(**batch).last_hidden_state, batch)
+        return F.normalize(mean, dim=1) * mean.shape[-1] ** 0.5  # [B, d]
 
     def head_modules(self) -> list[nn.Module]:
         return [self.head]
@@ -137,3 +140,9 @@ class PooledClassifier(_TextHead):
     def save(self, folder: Path) -> list[Path]:
         written = save_transformer(self.lm, self.tokenizer, folder)
         return [*written, save_state(self.head.state_dict(), folder / "head.safetensors")]
+
+
+def _mean(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The mean of hidden [B, T, d] over the tokens that are no padding, fp32 [B, d]."""
+    mask = batch["attention_mask"][..., None].float()
+    return (hidden.float() * mask).sum(1) / mask.sum(1)

@@ -83,6 +83,8 @@ class PromptedClassifier(Classifier):
         self._encoded: dict[tuple[str, int], list[int]] = {}
         self._narrowed = False
         self._virtual = 0  # tokens of a trained prefix
+        self._shown: list[tuple[Example, str]] = []  # solved examples before every prompt
+        self._label_words = task.label_words
         count = sum(p.numel() for p in lm.parameters())
         how = "a [MASK]" if masked else "the next token"
         self.description = (
@@ -94,16 +96,44 @@ class PromptedClassifier(Classifier):
 
     def text(self, example: Example, max_words: int | None) -> str:
         """The whole prompt of one example, up to where the label word goes."""
-        fields = {name: shorten(value, max_words) for name, value in example.fields.items()}
-        question = self.prompt.format(**fields)
+        question = self._question(example, max_words)
         if self.masked:
             return f"{question} {self.answer} {self.tokenizer.mask_token}.".replace("  ", " ")
+        solved = [(self._question(e, self.max_words), f"{self.answer} {word}") for e, word in self._shown]
         if not self.chat:
-            return f"{question}\n{self.answer}"
-        turn = [{"role": "user", "content": question}]
-        return (
-            self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + self.answer
+            before = "".join(f"{asked}\n{answered}\n\n" for asked, answered in solved)
+            return f"{before}{question}\n{self.answer}"
+        turns = [
+            {"role": role, "content": text}
+            for pair in solved
+            for role, text in zip(("user", "assistant"), pair)
+        ]
+        turns.append({"role": "user", "content": question})
+        template = self.tokenizer.apply_chat_template
+        return template(turns, tokenize=False, add_generation_prompt=True) + self.answer
+
+    def _question(self, example: Example, max_words: int | None) -> str:
+        return self.prompt.format(**{n: shorten(v, max_words) for n, v in example.fields.items()})
+
+    def show(self, examples: Sequence[Example]) -> None:
+        """Puts solved examples, in this order, before every prompt: in-context learning.
+
+        Raises:
+            UserError: a masked model, or one that cannot read that much.
+        """
+        if self.masked:
+            raise UserError("In-context learning needs a causal language model; this one is masked.")
+        self._shown = [(example, self._label_words[example.label]) for example in examples]
+        self._encoded.clear()
+        self.max_length = getattr(self.lm.config, "max_position_embeddings", None) or 1 << 20
+        tokens = max(
+            (len(self.tokenizer(self.text(e, self.max_words))["input_ids"]) for e in examples), default=0
         )
+        if tokens > self.max_length:
+            raise UserError(
+                f"{len(examples)} examples make prompts of {tokens} tokens, more than the "
+                f"{self.max_length} that the model reads; show fewer with --shots."
+            )
 
     def encode(self, example: Example) -> list[int]:
         """Token ids of one example; words are dropped from the end of its texts until it fits."""
@@ -209,6 +239,17 @@ class PromptedClassifier(Classifier):
         finally:
             self._positions = None
         return output.logits[:, 0].float()  # [B, classes]
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        head = self.lm.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+        try:
+            self(batch)
+        finally:
+            handle.remove()
+        hidden = seen[-1]  # [B, T, d]; the shared beginning was the call before
+        return hidden[torch.arange(len(hidden), device=hidden.device), batch["positions"]].float()
 
     def _narrow_head(self) -> None:
         """Makes the output embedding compute the label words at the wanted position only."""

@@ -33,6 +33,7 @@ __all__ = [
     "new_run",
     "resumed_run",
     "run_training",
+    "terminate_as_interrupt",
 ]
 
 
@@ -71,7 +72,7 @@ def run_training(
     show_header(run, display)
     if resume is not None:
         show_resume(run, display)
-    with _terminate_as_interrupt():
+    with terminate_as_interrupt():
         try:
             result = train(run, display)
         except (Stopped, UserError):
@@ -82,7 +83,7 @@ def run_training(
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """A termination signal ends a run the way Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield

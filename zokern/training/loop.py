@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zokern.tasks import Evaluation, UserError, evaluate_logits
+from zokern.models import Classifier
+from zokern.tasks import Evaluation, Task, UserError, evaluate_logits
 from zokern.training.checkpoint import save_checkpoint
 from zokern.training.data import batch_indices, full_sample
 from zokern.training.display import Display, StepLine
@@ -33,7 +34,7 @@ from zokern.training.methods import Closures, Progress, full_size
 from zokern.training.options import lr_factor
 from zokern.training.run import Run
 
-__all__ = ["Stopped", "evaluate", "train"]
+__all__ = ["Stopped", "evaluate", "test_logits", "train"]
 
 # So many steps in a row without a finite loss end the run.
 _MAX_SKIPPED = 20
@@ -66,20 +67,27 @@ class Result:
     peak_memory: int
 
 
-def evaluate(run: Run, display: Display, what: str) -> Evaluation:
-    """Scores the whole test set, in batches of similar length."""
-    labels = run.task.test_labels
-    order = sorted(range(len(labels)), key=lambda index: (run.model.length(run.task, "test", index), index))
-    logits = torch.zeros(len(labels), len(run.task.labels))
-    size = run.options.eval_batch_size
+def evaluate(run: Run, display: Display, what: str, size: int | None = None) -> Evaluation:
+    """Scores the test set, or its first `size` examples, in batches of similar length."""
     run.optimizer.flush()
+    logits = test_logits(run.model, run.task, run.options.eval_batch_size, display, what, size)
+    return evaluate_logits(logits, torch.tensor(run.task.test_labels[:size]))
+
+
+def test_logits(
+    model: Classifier, task: Task, batch_size: int, display: Display, what: str, size: int | None = None
+) -> torch.Tensor:
+    """Logits [n, classes] of the test set, or of its first `size` examples."""
+    labels = task.test_labels[:size]
+    order = sorted(range(len(labels)), key=lambda index: (model.length(task, "test", index), index))
+    logits = torch.zeros(len(labels), len(task.labels))
     with torch.no_grad(), display.counter(what, len(labels)) as advance:
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
-            batch, _ = run.model.collate(run.task, "test", chosen)
-            logits[chosen] = run.model(batch).cpu()
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            batch, _ = model.collate(task, "test", chosen)
+            logits[chosen] = model(batch).cpu()
             advance(len(chosen))
-    return evaluate_logits(logits, torch.tensor(labels))
+    return logits
 
 
 def train(run: Run, display: Display) -> Result:
@@ -121,7 +129,7 @@ class _Loop:
         run = self.run
         device = torch.device(run.options.device)
         reset_peak_memory(device)
-        if run.done == 0:
+        if run.done == 0 and run.options.eval_before:
             self.evaluate_once(0)
         # Re-walking may pass by evaluations that a kill prevented; evaluate_once fills them in.
         with self.display.steps(self.steps, run.done + len(run.logged)) as line:
@@ -203,7 +211,8 @@ class _Loop:
         if step in self.evaluations:
             return
         what = "testing before training" if step == 0 else f"testing after step {step}"
-        evaluation = evaluate(self.run, self.display, what)
+        between = 0 < step < self.steps
+        evaluation = evaluate(self.run, self.display, what, self.run.options.eval_size if between else None)
         self.evaluations[step] = evaluation
         row = {"kind": "eval", "step": step, **evaluation.as_dict()}
         self.run.metrics_log.append(row)

@@ -101,6 +101,8 @@ class TrainOptions:
     steps: int | None = None
     batch_size: int | None = None
     eval_every: int = 0
+    eval_size: int | None = None
+    eval_before: bool = True
     eval_batch_size: int = 32
     checkpoint_every: int = 50
     seed: int = 0
@@ -117,7 +119,7 @@ class TrainOptions:
         positive += ("max_words", "max_length", "train_size", "test_size", "lora_rank")
         positive += ("lora_alpha", "last_layers", "checkpoint_every", "threads", "bottleneck", "rank")
         positive += ("query_alpha", "query_max", "max_parallel", "prefix_tokens", "adam_eps", "interval")
-        positive += ("full_batch_size", "lr_minibatch", "mask_refresh", "blocks")
+        positive += ("full_batch_size", "lr_minibatch", "mask_refresh", "blocks", "eval_size")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -153,7 +155,7 @@ class TrainOptions:
         defaults.update(task.defaults)
         share = defaults.pop("lr_minibatch", None)
         if done.method == "adazeta" or done.query_schedule:
-            del defaults["num_queries"]  # None: the schedule
+            defaults.pop("num_queries", None)  # None: the schedule
         for name, value in defaults.items():
             if getattr(done, name) is None:
                 setattr(done, name, value)

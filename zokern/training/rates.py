@@ -118,5 +118,7 @@ def default_options(task: str, model: str, method: str, tuning: str) -> dict[str
     if method == "sparse-mezo" and tuning != "full":
         options["mask_refresh"] = 1  # adapters start at zero, where one threshold would freeze all
     if method.startswith("fo-"):
-        del options["eps"]
+        del options["eps"], options["num_queries"]
+    elif method == "zo-svrg":
+        del options["num_queries"]
     return options

@@ -32,7 +32,7 @@ def show_header(run: Run, display: Display) -> None:
         rates += f", eps {options.eps:g}"
     if options.num_queries and options.num_queries > 1:
         rates += f", {options.num_queries} queries"
-    elif options.num_queries is None:
+    elif options.num_queries is None and "num_queries" in (run.method.reads or ()):
         formula = f"min(max(1, {options.query_alpha:g} epoch^{options.query_beta:g}), {options.query_max})"
         rates += f", {formula} queries"
     restore = getattr(run.optimizer, "restore", options.restore)
@@ -83,7 +83,7 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
     draw(run)
     written = run.folder.write_weights(run.tuned.save)
     steps = sorted(result.evaluations)
-    before, after = result.evaluations[steps[0]], result.evaluations[steps[-1]]
+    before, after = result.evaluations.get(0), result.evaluations[steps[-1]]
     timed = [r for r in run.metrics_log.rows if r["kind"] == "step" and r["seconds"] is not None]
     seconds = sum(r["seconds"] for r in timed)
     outside = sum(r["seconds_outside_forward"] for r in timed)
@@ -97,7 +97,7 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         "trainable_parameters": run.trainable,
         "forward_passes": forward_passes(run),
         "evaluations_by_epoch": _by_epoch(run),
-        "before": before.as_dict(),
+        "before": None if before is None else before.as_dict(),
         "after": after.as_dict(),
         "train_seconds": seconds,
         "steps_per_second": len(timed) / seconds if seconds else None,
@@ -112,7 +112,7 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         _row(f"after {step} steps" if step else "before training", result.evaluations[step]) for step in steps
     ]
     display.table(
-        f"{run.task.name}, {before.examples} test examples, largest class {100 * before.majority:.1f} %",
+        f"{run.task.name}, {after.examples} test examples, largest class {100 * after.majority:.1f} %",
         ("", "accuracy", "prior removed", "loss") if prompted(run) else ("", "accuracy", "loss"),
         rows if prompted(run) else [(name, accuracy, loss) for name, accuracy, _, loss in rows],
     )

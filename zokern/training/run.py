@@ -20,7 +20,7 @@ from zokern.training.methods import Method, build_optimizer, check_method
 from zokern.training.options import DTYPES, TrainOptions
 from zokern.tuning import Tuned, TuningOptions, apply_tuning
 
-__all__ = ["Run", "new_run", "resumed_run"]
+__all__ = ["Run", "load_model", "load_run_task", "new_run", "resumed_run"]
 
 
 @dataclass
@@ -57,7 +57,7 @@ def new_run(options: TrainOptions, display: Display, overwrite: bool = False) ->
     if options.out is not None:
         folder = Folder(Path(options.out))
         _refuse_if_taken(folder, overwrite)
-    task = _load_task(options, display)
+    task = load_run_task(options, display)
     options = options.resolve(task)
     if options.out is None:
         name = str(options.model).rstrip("/").split("/")[-1]
@@ -99,7 +99,7 @@ def resumed_run(path: Path, steps: int | None, display: Display) -> Run:
         options.steps = steps
     options.check()
     options.out = str(path)
-    task = _load_task(options, display)
+    task = load_run_task(options, display)
     parts = _build(options, task, display)
     found = fingerprint(parts[0])
     if found != config.get("fingerprint"):
@@ -120,7 +120,8 @@ def _refuse_if_taken(folder: Folder, overwrite: bool) -> None:
         folder.claim(overwrite=False)
 
 
-def _load_task(options: TrainOptions, display: Display) -> Task:
+def load_run_task(options: TrainOptions, display: Display) -> Task:
+    """The task that the options name, in their wording and sizes."""
     with display.bytes_bar(f"fetching data for {options.task}") as progress:
         return load_task(
             options.task,
@@ -137,10 +138,8 @@ def _load_task(options: TrainOptions, display: Display) -> Task:
         )
 
 
-Parts = tuple[Classifier, Tuned, Method, Any]
-
-
-def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
+def load_model(options: TrainOptions, task: Task, display: Display) -> Classifier:
+    """The model that the options name, on their device and with their threads."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
@@ -150,7 +149,7 @@ def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--device {options.device} cannot be used: {reason}.") from None
     with display.bytes_bar(f"fetching model {options.model}") as progress:
-        model = load_classifier(
+        return load_classifier(
             options.model,
             task,
             scoring=options.scoring,
@@ -163,6 +162,13 @@ def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
             progress=progress,
             notify=display.say,
         )
+
+
+Parts = tuple[Classifier, Tuned, Method, Any]
+
+
+def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
+    model = load_model(options, task, display)
     assert options.tuning is not None  # resolved
     tuned = apply_tuning(
         options.tuning,
@@ -179,7 +185,7 @@ def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
             seed=options.seed,
         ),
     )
-    model.to(device).eval()
+    model.to(options.device).eval()
     model.prepare(task)
     method, optimizer = build_optimizer(model, options)
     return model, tuned, method, optimizer

@@ -1,0 +1,14 @@
+"""`zokern compare`: methods x tunings x seeds on one model and task, at equal forward passes.
+
+plan.py       what to run: "mezo:lora,fo-adamw:full" and a budget become runs with their steps
+baselines.py  what needs no optimizer: zero-shot, in-context learning, linear probing
+child.py      one run in a process of its own
+runner.py     the runs one after the other, what is finished read back
+table.py      means over seeds, as Markdown, CSV and JSON lines
+figure.py     the learning curves
+"""
+
+from zokern.compare.plan import CompareOptions
+from zokern.compare.runner import run_comparison
+
+__all__ = ["CompareOptions", "run_comparison"]
