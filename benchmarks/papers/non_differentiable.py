@@ -25,7 +25,7 @@ from zokern.optim import MeZO, ZOAdaMU
 from zokern.tasks import load_task
 from zokern.tuning import apply_tuning
 
-from .common import COLOURS, INK, Experiment, Table, band, legend, mean_std, median, plot, title
+from .common import COLOURS, INK, Experiment, Table, band, legend, mean_std, median, plot, short, title
 from .texts import Kept, Texts, tiny_model, tiny_task
 
 EPS = 0.1
@@ -178,7 +178,9 @@ def tables(results: Results) -> list[Table]:
             cells = []
             for (_, metric), found in results.items():
                 row = found[f"{method} on {metric if on == 'the metric' else on}"]
-                cells.append(f"{mean_std([r['test'] for r in row['runs']], '.1f', 100)} (lr {row['lr']:g})")
+                cells.append(
+                    f"{mean_std([r['test'] for r in row['runs']], '.1f', 100)} (lr {short(row['lr'])})"
+                )
             rows.append([f"{method} on {on}", *cells])
     rows.append(
         [

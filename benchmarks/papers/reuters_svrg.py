@@ -31,7 +31,7 @@ from zokern.optim import MeZO, MeZOSVRG, weighted_mean
 from zokern.tasks import load_task
 from zokern.tuning import TuningOptions, apply_tuning
 
-from .common import COLOURS, GREY, Experiment, Table, band, legend, mean_std, plot, title
+from .common import COLOURS, GREY, Experiment, Table, band, legend, mean_std, plot, short, title
 from .texts import Kept, Texts, tiny_model, tiny_task
 
 EPS = 1e-3
@@ -52,8 +52,8 @@ class Setting:
 
     def __str__(self) -> str:
         if self.method != "MeZO-SVRG":
-            return f"lr {self.lr:g}, batch {self.batch}"
-        return f"η₁ {self.lr:g}, η₂ {self.lr_minibatch:g}, q {self.interval}, batch {self.batch}"
+            return f"lr {short(self.lr)}, batch {self.batch}"
+        return f"η₁ {short(self.lr)}, η₂ {short(self.lr_minibatch)}, q {self.interval}, batch {self.batch}"
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def measure(experiment: Experiment, kept: Kept, tuning: str, sizes: Sizes, folde
 
     search = [*MEZO, *SVRG, *SGD]
     if full or experiment.quick:  # a run costs four times one of the last layer
-        search = [MEZO[0], MEZO[2], MEZO[3], SVRG[0], SVRG[2], *SGD]
+        search = [*MEZO[:3], SVRG[0], SVRG[1], *SGD]
     found = {}
     for setting in experiment.track(search, f"{tuning}: rates"):
         if setting.method == "FO-SGD":

@@ -11,9 +11,11 @@ takes a sixth of the time.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +23,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import nn
 
 from zokern.models import Batch, Classifier, PooledClassifier
 from zokern.tasks import Evaluation, Example, Task, TextTask, evaluate_logits
+from zokern.training import Display, TrainOptions, run_training
 from zokern.training.data import batch_indices
 
 from .common import Experiment
@@ -150,6 +154,37 @@ class _Given(nn.Module):
 
     def forward(self, inputs_embeds: torch.Tensor, **other: Any) -> torch.Tensor:
         return inputs_embeds
+
+
+def zokern_train(options: TrainOptions, tiny: Path | None) -> dict[str, Any]:
+    """One run of `zokern train`, in a folder that is not kept.
+
+    Args:
+        options: of the run; `out` is set here.
+        tiny: for --quick, a folder for a tiny model and task to put in place of the named ones.
+
+    Returns:
+        "losses" and "forwards" (over a batch) of each step, "evaluations" (step, accuracy) on the test set,
+        and the summary's "before" and "after".
+    """
+    if tiny is not None:
+        task = tiny_task()
+        options.task, options.model = str(tiny_data(tiny / "data")), str(tiny_model("causal", tiny / "model"))
+        options.label_words = task.label_words
+    with tempfile.TemporaryDirectory() as folder:
+        options.out = str(Path(folder) / "run")
+        console = Console(file=io.StringIO())
+        summary = run_training(options, display=Display(quiet=True, console=console))
+        lines = (Path(options.out) / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    steps = [row for row in rows if row["kind"] == "step"]
+    names = ("accuracy", "calibrated_accuracy", "loss", "majority")
+    return {
+        "losses": [round(row["loss"], 4) for row in steps],
+        "forwards": [row["forwards"] for row in steps],
+        "evaluations": [[row["step"], row["accuracy"]] for row in rows if row["kind"] == "eval"],
+        **{when: {name: summary[when][name] for name in names} for when in ("before", "after")},
+    }
 
 
 GOOD, BAD = ("lovely", "bright", "moving", "clever", "warm"), ("dull", "empty", "noisy", "clumsy", "cold")

@@ -18,7 +18,7 @@ from benchmarks.papers.texts import Kept, Texts, tiny_model, tiny_task
 from zokern.models import load_classifier
 from zokern.tuning import TuningOptions, apply_tuning
 
-SCRIPTS = ("memory", "non_differentiable", "reuters_svrg")
+SCRIPTS = ("adamu_reviews", "adazeta_reviews", "memory", "non_differentiable", "reuters_svrg")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
