@@ -5,5 +5,5 @@ from .common import FOLDER, write_index
 write_index()
 for script in sorted(FOLDER.glob("*.py")):
     text = script.read_text()
-    if "def main(" in text:
-        print(f"python -m benchmarks.papers.{script.stem}: {text.splitlines()[0].strip(chr(34))}")
+    if "\ndef main(" in text:
+        print(f"python -m benchmarks.papers.{script.stem}: {text.splitlines()[0].strip('r' + chr(34))}")

@@ -6,9 +6,10 @@ rewrites README.md, the index. Sentences are built from the numbers of the run, 
 them.
 
     experiment = Experiment.start(argv, name="least_squares", source="MeZO-SVRG, figure 1a", claim="...")
-    for seed in experiment.track(experiment.seeds, "seeds"):
-        ...
-    experiment.save(tables=[...], agrees="...", differs="...", data={...}, figure=figure)
+    data = experiment.numbers(lambda: measure(experiment))
+    experiment.save(tables=[...], agrees="...", differs="...", data=data, figure=figure)
+
+A script that goes through `numbers` can be told to `--redraw`: it takes the last run's numbers from its file.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class Experiment:
         quick: a run of seconds, which keeps the script alive and means nothing.
         seeds: 0, 1, ...
         out: folder for the files.
+        stored: with --redraw, the record of the last run.
+        started: on the clock of `time.process_time`: machines are shared, so that seconds are the processor's.
     """
 
     name: str
@@ -88,7 +91,8 @@ class Experiment:
     quick: bool
     seeds: list[int]
     out: Path
-    started: float = field(default_factory=time.perf_counter)
+    stored: dict[str, Any] | None = None
+    started: float = field(default_factory=time.process_time)
 
     @classmethod
     def start(
@@ -102,8 +106,9 @@ class Experiment:
         seeds: int = 5,
         quick_seeds: int = 1,
         threads: int = 1,
+        redraws: bool = False,
     ) -> Experiment:
-        """Reads --quick, --seeds and --out, sets the number of threads, and silences what optimizers say of
+        """Reads --quick, --seeds, --out and (`redraws`) --redraw, sets the number of threads, and silences what optimizers say of
         runs that diverge: many do here on purpose, and the tables count them."""
         parser = argparse.ArgumentParser(
             prog=f"python -m benchmarks.papers.{name}",
@@ -113,6 +118,8 @@ class Experiment:
         parser.add_argument("--quick", action="store_true", help="seconds; files go to a temporary folder")
         parser.add_argument("--seeds", type=int, help=f"number of seeds, default {seeds}")
         parser.add_argument("--out", type=Path, help="folder for the files, default results/")
+        if redraws:
+            parser.add_argument("--redraw", action="store_true", help="from the numbers of the last run")
         options = parser.parse_args(argv)
         count = options.seeds
         if count is None:
@@ -124,7 +131,16 @@ class Experiment:
             out = Path(tempfile.mkdtemp(prefix=f"{name}-")) if options.quick else RESULTS
         torch.set_num_threads(threads)
         warnings.filterwarnings("ignore", message="step .* is skipped", category=RuntimeWarning)
-        return cls(name, source, claim, options.quick, list(range(count)), out)
+        stored = None
+        if redraws and options.redraw:
+            stored = json.loads((out / f"{name}.json").read_text())
+            count = len(stored["seeds"])
+        return cls(name, source, claim, options.quick, list(range(count)), out, stored)
+
+    def numbers(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `measure` returns or, with --redraw, the last run's, in the form they have in the file: keys
+        are strings, floats have four digits, and nan stands for all that are not finite."""
+        return _from_json(_plain(measure()) if self.stored is None else self.stored["data"])
 
     def track(self, items: Iterable[T], what: str = "", total: int | None = None) -> Iterable[T]:
         """Goes through `items` behind a progress bar."""
@@ -149,7 +165,11 @@ class Experiment:
         self, *, tables: Sequence[Table], agrees: str, differs: str, data: dict[str, Any], figure: Any
     ) -> None:
         """Writes the three files and prints the tables; a full run also renews the index."""
-        seconds = time.perf_counter() - self.started
+        run = self.stored or {
+            "seconds": round(time.process_time() - self.started, 1),
+            "threads": torch.get_num_threads(),
+            "machine": machine_line(),
+        }
         self.out.mkdir(parents=True, exist_ok=True)
         record = {
             "name": self.name,
@@ -159,9 +179,7 @@ class Experiment:
             "differs": differs,
             "quick": self.quick,
             "seeds": self.seeds,
-            "seconds": round(seconds, 1),
-            "threads": torch.get_num_threads(),
-            "machine": machine_line(),
+            **{key: run[key] for key in ("seconds", "threads", "machine")},
             "tables": [vars(t) for t in tables],
             "data": _plain(data),
         }
@@ -171,9 +189,18 @@ class Experiment:
         save_png(figure, self.out / f"{self.name}.png")
         for t in tables:
             print(f"\n{t.title}\n{table(t.rows, t.header)}")
-        print(f"\nAgrees: {agrees}\nDiffers: {differs}\n{self.out / self.name}.png, {seconds:.0f} s")
+        print(
+            f"\nAgrees: {agrees}\nDiffers: {differs}\n{self.out / self.name}.png, {run['seconds']:.0f} CPU-seconds"
+        )
         if self.out == RESULTS:
             write_index()
+
+
+def batches(samples: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
+    """Indices of mini-batches, drawn with replacement, without end."""
+    g = torch.Generator().manual_seed(1_000_003 + seed)
+    while True:
+        yield from torch.randint(samples, (512, batch), generator=g)
 
 
 def mean_std(values: Sequence[float], spec: str = ".3g", scale: float = 1.0) -> str:
@@ -232,13 +259,15 @@ def legend(axis: Any, **options: Any) -> None:
 
 
 def save_png(figure: Any, path: Path) -> None:
-    """Writes a figure in 128 colours, a third of the bytes."""
+    """Writes a figure in 256 colours, a third of the bytes."""
     from PIL import Image
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     with Image.open(buffer) as image:
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        # the other methods of Pillow merge the colours of thin lines
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
 
 
 def band(
@@ -273,7 +302,7 @@ def page(record: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, record["seeds"]))
     lines += [
         "",
-        f"`python -m benchmarks.papers.{record['name']}`: seeds {seeds}; {record['seconds']:.0f} s on "
+        f"`python -m benchmarks.papers.{record['name']}`: seeds {seeds}; {record['seconds']:.0f} CPU-seconds on "
         f"{record['threads']} thread(s); {record['machine']}.",
     ]
     return "\n".join(lines) + "\n"
@@ -283,7 +312,8 @@ HEAD = """# The papers' experiments
 
 One script a figure or table: `python -m benchmarks.papers.NAME [--quick] [--seeds N]`. Each writes its
 numbers, tables and figure to [results](results); this page is put together from them
-(`python -m benchmarks.papers`). `--quick` takes seconds and only shows that a script runs.
+(`python -m benchmarks.papers`). `--quick` takes seconds and only shows that a script runs; `--redraw`, where a
+script has it, starts from the numbers of the last run.
 
 The sentences are made from the numbers of the run. Models and data are those that install as packages, so
 that settings differ from the papers' in size; each page says how.
@@ -299,7 +329,7 @@ def write_index(folder: Path = RESULTS, path: Path = FOLDER / "README.md") -> st
         parts.append(
             f"## {r['source']}\n\n"
             f"`python -m benchmarks.papers.{r['name']}` "
-            f"([tables and figure]({results}/{r['name']}.md), {len(r['seeds'])} seeds, {r['seconds']:.0f} s)\n\n"
+            f"([tables and figure]({results}/{r['name']}.md), {len(r['seeds'])} seeds, {r['seconds']:.0f} CPU-seconds)\n\n"
             f"The paper: {r['claim']}\n\n"
             f"**Agrees:** {r['agrees']}\n\n"
             f"**Differs:** {r['differs']}\n\n"
@@ -319,6 +349,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else None
     return value
+
+
+def _from_json(value: Any) -> Any:
+    """The inverse: None is nan again."""
+    if isinstance(value, dict):
+        return {k: _from_json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_from_json(v) for v in value]
+    return math.nan if value is None else value
 
 
 def _short_lists(text: str) -> str:

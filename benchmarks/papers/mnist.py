@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zokern.tasks.digits import digits
 from zokern.tasks.fetch import Package, fetch
 
-from .common import mean_std
+from .common import batches, mean_std
 
 DIVERGED = 4.6
 """A loss above this, twice that of a guess among ten classes, counts as diverged."""
@@ -106,17 +106,31 @@ class Curve:
         at: queries (forward passes of one sample) so far.
         loss: on (at most 2,000 of) the training samples.
         accuracy: on the test images.
-        batch_loss: what each step returned.
+        steps: taken in all.
     """
 
     at: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
-    batch_loss: list[float] = field(default_factory=list)
+    steps: int = 0
 
-    def plain(self) -> dict[str, list[float]]:
-        """For JSON; the losses of single steps are left out."""
-        return {"queries": self.at, "loss": self.loss, "accuracy": self.accuracy}
+    @property
+    def end(self) -> float:
+        """The loss at the end."""
+        return self.loss[-1]
+
+    def loss_by(self, queries: float) -> float:
+        """The loss at the last look within so many queries."""
+        return self.loss[max(0, sum(at <= queries for at in self.at) - 1)]
+
+    def capped(self, top: float = 9.0) -> list[float]:
+        """The losses for a plot: what is above or not a number is at the top."""
+        return [min(v, top) if v == v else top for v in self.loss]
+
+
+def curves(stored: list[dict[str, Any]]) -> list[Curve]:
+    """The curves of several seeds from their file."""
+    return [Curve(**fields) for fields in stored]
 
 
 def diverged(loss: float) -> bool:
@@ -130,8 +144,8 @@ def outcome(losses: Sequence[float], spec: str = ".3f") -> str:
     return f"{bad} of {len(losses)} diverged" if bad else mean_std(losses, spec)
 
 
-Step = Callable[[Tensor], tuple[float, int]]
-"""A step on the samples of the given indices: its loss, and the queries it took."""
+Step = Callable[[Tensor], int]
+"""A step on the samples of the given indices; returns the queries it took."""
 
 
 def train(
@@ -165,20 +179,13 @@ def train(
             curve.accuracy.append(hits.float().mean().item())
 
     look(0)
-    used, batches = 0.0, _batches(len(data.y), batch, seed)
+    used, drawn = 0.0, batches(len(data.y), batch, seed)
     for point in range(1, points + 1):
         while used < budget * point / points:
-            loss, queries = step(next(batches))
-            curve.batch_loss.append(loss)
-            used += queries
+            used += step(next(drawn))
+            curve.steps += 1
         look(used)
     return curve
-
-
-def _batches(samples: int, batch: int, seed: int) -> Iterator[Tensor]:
-    g = torch.Generator().manual_seed(1_000_003 + seed)
-    while True:
-        yield from torch.randint(samples, (512, batch), generator=g)
 
 
 def zeroth_order(
@@ -197,11 +204,11 @@ def zeroth_order(
         optimizer = make(model)
         g = torch.Generator().manual_seed(optimizer.seed)
 
-        def step(chosen: Tensor) -> tuple[float, int]:
+        def step(chosen: Tensor) -> int:
             x, y = data.x[chosen], data.y[chosen]
             before = optimizer.num_evaluations
             if full is None:
-                loss = optimizer.step(lambda: model(x, y))
+                optimizer.step(lambda: model(x, y))
                 size = len(chosen)
             else:
                 large_x, large_y, size = x, y, len(chosen)
@@ -211,8 +218,8 @@ def zeroth_order(
                     if size < len(data.y):
                         rows = torch.randint(len(data.y), (size,), generator=g)
                     large_x, large_y = data.x[rows], data.y[rows]
-                loss = optimizer.step(lambda: model(x, y), full_closure=lambda: model(large_x, large_y))
-            return loss, size * (optimizer.num_evaluations - before)
+                optimizer.step(lambda: model(x, y), full_closure=lambda: model(large_x, large_y))
+            return size * (optimizer.num_evaluations - before)
 
         return step
 
@@ -227,12 +234,11 @@ def first_order(
     def start(model: Perceptron) -> Step:
         optimizer = make(model)
 
-        def step(chosen: Tensor) -> tuple[float, int]:
+        def step(chosen: Tensor) -> int:
             optimizer.zero_grad()
-            loss = model(data.x[chosen], data.y[chosen])
-            loss.backward()
+            model(data.x[chosen], data.y[chosen]).backward()
             optimizer.step()
-            return loss.item(), len(chosen)
+            return len(chosen)
 
         return step
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from zokern.optim import AdaZeta, QuerySchedule
 
@@ -29,12 +30,67 @@ from .common import (
     short,
     title,
 )
-from .mnist import Curve, diverged, load, outcome, train, zeroth_order
+from .mnist import Curve, curves, load, outcome, train, zeroth_order
 
 SAMPLES, BATCH, EPS = 1_000, 16, 1e-3
 RATES = (1e-3, 3e-3, 6e-3)
+GROWING = "AdaZeta schedule"
 PASSES = 12_000
 """Of batches of 16."""
+
+
+def schedules(samples: int) -> dict[str, tuple[QuerySchedule | int, int]]:
+    """Name to queries a step and batch size."""
+    growing = QuerySchedule(steps_per_epoch=math.ceil(samples / BATCH))
+    return {
+        "Q = 1": (1, BATCH),
+        "Q = 1, batch 64": (1, 4 * BATCH),
+        "Q = 4": (4, BATCH),
+        GROWING: (growing, BATCH),
+    }
+
+
+def measure(experiment: Experiment) -> dict[str, Any]:
+    """Curves, a list a seed, by rate and method."""
+    data = load(experiment.quick).first(SAMPLES)
+    passes = 80 if experiment.quick else PASSES
+    points = 4 if experiment.quick else 24
+    methods = schedules(len(data.y))
+
+    def run(name: str, rate: float, seed: int) -> dict[str, Any]:
+        queries, batch = methods[name]
+        start = zeroth_order(
+            data,
+            lambda m: AdaZeta(m, lr=rate, eps=EPS, schedule=queries, restore="inplace", lazy=True, seed=seed),
+        )
+        return vars(train(start, data, batch, passes * BATCH, seed, points))
+
+    runs: dict[str, dict[str, list[Any]]] = {short(rate): {name: [] for name in methods} for rate in RATES}
+    with experiment.bar(len(RATES) * len(methods) * len(experiment.seeds)) as advance:
+        for seed in experiment.seeds:
+            for rate in RATES:
+                for name in methods:
+                    runs[short(rate)][name].append(run(name, rate, seed))
+                    advance(1, f"seed {seed}, rate {short(rate)}, {name}")
+    return {"source": data.source, "samples": len(data.y), "passes": passes, "curves": runs}
+
+
+def draw(data: dict[str, Any], runs: dict[float, dict[str, list[Curve]]], grown: int) -> Any:
+    figure, axes = plot(11.0, 4.2, columns=3, sharey=True)
+    colours = {"Q = 1": BLUES[2], "Q = 1, batch 64": BLUES[1], "Q = 4": GREY, GROWING: COLOURS["AdaZeta"]}
+    for axis, rate in zip(axes, RATES):
+        for name, every in runs[rate].items():
+            points = len(every[0].at) - 1
+            x = [data["passes"] * k / points / 1e3 for k in range(points + 1)]
+            band(axis, x, [c.capped() for c in every], name, colours[name])
+        axis.set(xlabel=f"thousand forward passes of a batch of {BATCH}", ylim=(0, 4.0))
+    axes[0].set_ylabel("training loss")
+    seeds = len(runs[RATES[0]][GROWING])
+    title(axes[0], f"rate {short(RATES[0])}", f"median and range of {seeds} seeds")
+    title(axes[1], f"rate {short(RATES[1])}", f"schedule: Q from 1 to {grown}")
+    title(axes[2], f"rate {short(RATES[2])}", f"{data['samples']} images, perceptron 784-32-16-10")
+    legend(axes[0], loc="upper left")
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,92 +102,50 @@ def main(argv: Sequence[str] | None = None) -> None:
         "a much smaller batch.",
         description=__doc__,
         seeds=5,
+        redraws=True,
     )
-    data = load(experiment.quick).first(SAMPLES)
-    passes = 80 if experiment.quick else PASSES
-    points = 4 if experiment.quick else 24
-    per_epoch = math.ceil(len(data.y) / BATCH)
-    schedule = QuerySchedule(steps_per_epoch=per_epoch)
-    methods: dict[str, tuple[QuerySchedule | int, int]] = {
-        "Q = 1": (1, BATCH),
-        "Q = 1, batch 64": (1, 4 * BATCH),
-        "Q = 4": (4, BATCH),
-        "AdaZeta schedule": (schedule, BATCH),
+    data = experiment.numbers(lambda: measure(experiment))
+    methods = schedules(data["samples"])
+    runs = {rate: {n: curves(data["curves"][short(rate)][n]) for n in methods} for rate in RATES}
+    last = {rate: {n: [c.end for c in every] for n, every in by.items()} for rate, by in runs.items()}
+    low = {
+        rate: {n: [min(c.capped()) for c in every] for n, every in by.items()} for rate, by in runs.items()
     }
+    steps = runs[RATES[0]][GROWING][0].steps
+    grown = QuerySchedule().queries(steps // math.ceil(data["samples"] / BATCH))
+    slow, fast, fastest = RATES
 
-    def run(name: str, rate: float, seed: int) -> Curve:
-        queries, batch = methods[name]
-        start = zeroth_order(
-            data,
-            lambda m: AdaZeta(m, lr=rate, eps=EPS, schedule=queries, restore="inplace", lazy=True, seed=seed),
-        )
-        return train(start, data, batch, passes * BATCH, seed, points)
+    def at(rate: float, name: str) -> str:
+        return outcome(last[rate][name], ".2f")
 
-    runs: dict[float, dict[str, list[Curve]]] = {rate: {name: [] for name in methods} for rate in RATES}
-    with experiment.bar(len(RATES) * len(methods) * len(experiment.seeds)) as advance:
-        for seed in experiment.seeds:
-            for rate in RATES:
-                for name in methods:
-                    runs[rate][name].append(run(name, rate, seed))
-                    advance(1, f"seed {seed}, rate {short(rate)}, {name}")
-
-    last = {rate: {n: [c.loss[-1] for c in cs] for n, cs in by.items()} for rate, by in runs.items()}
-    low = {rate: {n: [min(c.loss) for c in cs] for n, cs in by.items()} for rate, by in runs.items()}
-    grown = schedule.queries(len(runs[RATES[0]]["AdaZeta schedule"][0].batch_loss) // per_epoch)
-    rows = [
-        [f"rate {short(rate)}, {name}", f"{len(runs[rate][name][0].batch_loss)}", outcome(last[rate][name]),
-         mean_std(low[rate][name], ".3f"), mean_std([c.accuracy[-1] for c in runs[rate][name]], ".1f", 100)]
-        for rate in RATES
-        for name in methods
-    ]  # fmt: skip
-
-    figure, axes = plot(11.4, 4.2, columns=3, sharey=True)
-    colours = {
-        "Q = 1": BLUES[2],
-        "Q = 1, batch 64": BLUES[1],
-        "Q = 4": GREY,
-        "AdaZeta schedule": COLOURS["AdaZeta"],
-    }
-    x = [passes * k / points for k in range(points + 1)]
-    for axis, rate in zip(axes, RATES):
-        for name, curves in runs[rate].items():
-            losses = [[min(v, 9.0) if v == v else 9.0 for v in c.loss] for c in curves]
-            band(axis, x, losses, name, colours[name])
-        axis.set(xlabel=f"forward passes of a batch of {BATCH}", ylim=(0, 3.5))
-    axes[0].set_ylabel("training loss")
-    title(axes[0], f"rate {short(RATES[0])}", f"median and range of {len(experiment.seeds)} seeds")
-    title(axes[1], f"rate {short(RATES[1])}", f"AdaZeta: Q from 1 to {grown}")
-    title(axes[2], f"rate {short(RATES[2])}")
-    legend(axes[0], loc="lower left")
-
-    fast, slow = RATES[1], RATES[0]
-    bad = {name: sum(map(diverged, last[fast][name])) for name in methods}
     experiment.save(
         tables=[
             Table(
-                f"{data.source}, first {len(data.y)}; {passes} forward passes of a batch of {BATCH}",
+                f"{data['source']}, the first {data['samples']}; {data['passes']} forward passes of a batch of {BATCH}",
                 ["rate, method", "steps", "loss at the end", "lowest loss", "test accuracy %"],
-                rows,
+                [
+                    [
+                        f"rate {short(rate)}, {name}",
+                        f"{runs[rate][name][0].steps}",
+                        outcome(last[rate][name]),
+                        mean_std(low[rate][name], ".3f"),
+                        mean_std([c.accuracy[-1] for c in runs[rate][name]], ".1f", 100),
+                    ]
+                    for rate in RATES
+                    for name in methods
+                ],
             )
         ],
-        agrees=f"At rate {short(fast)} Q = 1 falls to {mean_std(low[fast]['Q = 1'], '.2f')} and then rises: "
-        f"{outcome(last[fast]['Q = 1'], '.2f')} at the end ({bad['Q = 1']} of {len(experiment.seeds)} runs diverged). "
-        f"AdaZeta's schedule, Q from 1 to {grown}, ends at {outcome(last[fast]['AdaZeta schedule'], '.2f')} "
-        f"({bad['AdaZeta schedule']} diverged) with the same forward passes and batch; batch 64 at "
-        f"{outcome(last[fast]['Q = 1, batch 64'], '.2f')}.",
-        differs=f"At rate {short(slow)}, which Q = 1 bears for as long, Q = 1 is at "
-        f"{outcome(last[slow]['Q = 1'], '.2f')} and the schedule at {outcome(last[slow]['AdaZeta schedule'], '.2f')}: "
-        f"more queries are then fewer steps. A fixed Q = 4 ends at {outcome(last[fast]['Q = 4'], '.2f')} at "
-        f"{short(fast)} and {outcome(last[RATES[2]]['Q = 4'], '.2f')} at {short(RATES[2])}, where the schedule's first "
-        f"epochs have Q = 1: {outcome(last[RATES[2]]['AdaZeta schedule'], '.2f')}. Each at its best rate: "
-        f"{best_of_each(last)}.",
-        data={
-            "passes": passes,
-            "curves": {
-                short(r): {n: [c.plain() for c in cs] for n, cs in by.items()} for r, by in runs.items()
-            },
-        },
-        figure=figure,
+        agrees=f"At rate {short(fast)} Q = 1 falls to {mean_std(low[fast]['Q = 1'], '.2f')} and then rises "
+        f"({at(fast, 'Q = 1')} at the end). AdaZeta's schedule, Q from 1 to {grown}, ends at {at(fast, GROWING)} with the "
+        f"same forward passes and batch; a batch of 64 in place of more queries at {at(fast, 'Q = 1, batch 64')}, a "
+        f"fixed Q = 4 at {at(fast, 'Q = 4')}.",
+        differs=f"At rate {short(slow)}, which Q = 1 bears for as long, the order is reversed, since more queries are "
+        f"fewer steps: Q = 1 {at(slow, 'Q = 1')}, the schedule {at(slow, GROWING)}. At {short(fastest)} the schedule's "
+        f"first epochs, with Q = 1, are too much ({at(fastest, GROWING)}), and a fixed Q = 4 is well "
+        f"({at(fastest, 'Q = 4')}). Each at its best rate: {best_of_each(last)}.",
+        data=data,
+        figure=draw(data, runs, grown),
     )
 
 

@@ -24,6 +24,8 @@ from .common import COLOURS, INK, Experiment, Table, median, plot, short, title
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 REACHED, NEAR = 0.05, 0.1
+METHODS = ("Adam", "AdaMax", "MeZO", "ZO-AdaMU")
+SAME = "MeZO, same rate"
 Path = list[tuple[float, float]]
 
 
@@ -109,16 +111,48 @@ class Runs:
         """Least for the best rate: most seeds that reach the minimum, then the nearest median end."""
         return -self.reached, median(self.last), self.rate
 
-    def typical(self) -> Path:
-        """The run of median end."""
+    def plain(self) -> dict[str, Any]:
+        """What is kept: rate, ends, paces, and the path of median end, of at most 250 points."""
         order = sorted(range(len(self.last)), key=lambda k: self.last[k])
-        return self.paths[order[(len(order) - 1) // 2]]
+        path = self.paths[order[(len(order) - 1) // 2]]
+        thin = path[:: -(-len(path) // 250)]
+        return {
+            "rate": self.rate,
+            "last": self.last,
+            "first_near": self.first_near,
+            "path": [list(axis) for axis in zip(*thin, path[-1])],  # x, y
+        }
 
 
-def draw(best: dict[str, dict[str, Runs]], seeds: int, steps: int) -> Any:
+def measure(experiment: Experiment) -> dict[str, Any]:
+    """Every method's run at its best rate, and MeZO's at ZO-AdaMU's, by function."""
+    steps = 40 if experiment.quick else 2000
+    grid = RATES[1:3] if experiment.quick else RATES
+    best: dict[str, dict[str, Any]] = {}
+    with experiment.bar(len(SURFACES) * len(grid)) as advance:
+        for name, surface in SURFACES.items():
+            every: dict[str, list[Runs]] = {m: [] for m in METHODS}
+            for rate in grid:
+                for method, runs in every.items():
+                    seeds = experiment.seeds if method in ("MeZO", "ZO-AdaMU") else [0]
+                    paths = [walk(surface, method, rate, steps, seed) for seed in seeds]
+                    runs.append(Runs.of(surface, rate, paths))
+                advance(1, f"{name}, rate {short(rate)}")
+            chosen = {m: min(runs, key=Runs.rank) for m, runs in every.items()}
+            chosen[SAME] = next(r for r in every["MeZO"] if r.rate == chosen["ZO-AdaMU"].rate)
+            best[name] = {m: r.plain() for m, r in chosen.items()}
+    return {"steps": steps, "runs": best}
+
+
+def reached(run: dict[str, Any], within: float = REACHED) -> int:
+    """How many seeds ended at the minimum."""
+    return sum(d < within for d in run["last"])
+
+
+def draw(data: dict[str, Any], seeds: int) -> Any:
     figure, axes = plot(9.6, 7.4, columns=3, rows=2)
     for axis, (name, surface) in zip(axes.flat, SURFACES.items()):
-        half = surface.domain
+        half, runs = surface.domain, data["runs"][name]
         x, y = torch.meshgrid(*[torch.linspace(-half, half, 161, dtype=torch.float64)] * 2, indexing="xy")
         level = torch.log10(surface.f(x, y) + 1e-3)
         axis.contour(
@@ -130,25 +164,23 @@ def draw(best: dict[str, dict[str, Runs]], seeds: int, steps: int) -> Any:
             linewidths=0.7,
             linestyles="solid",
         )
-        for method, runs in best[name].items():
-            if method == "MeZO, same rate":
-                continue
-            xs, ys = zip(*runs.typical())
-            width = {"Adam": 3.2, "AdaMax": 1.6}.get(method, 1.1)
+        for method in METHODS:
+            xs, ys = runs[method]["path"]
+            width = {"Adam": 3.4, "AdaMax": 1.6}.get(method, 1.1)
             axis.plot(xs, ys, color=COLOURS[method], lw=width, alpha=0.9, label=method, zorder=3)
             axis.plot(xs[-1], ys[-1], "o", color=COLOURS[method], ms=5, zorder=6, mec="white", mew=0.6)
         axis.plot(*surface.minimum, "*", color="white", mec=INK, ms=13, zorder=5)
         axis.plot(*surface.start, "s", color=INK, ms=5, zorder=6)
         axis.set(xlim=(-half, half), ylim=(-half, half), aspect="equal")
         axis.grid(False)
-        ends = ", ".join(f"{m} {best[name][m].reached}/{seeds}" for m in ("MeZO", "ZO-AdaMU"))
+        ends = ", ".join(f"{m} {reached(runs[m])}/{seeds}" for m in ("MeZO", "ZO-AdaMU"))
         title(axis, f"{name}: {surface.formula}" if len(name) == 1 else name, f"reached: {ends} seeds")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK
     )
     figure.suptitle(
-        f"Square: start; star: minimum; dot: last of {steps} steps (the run of median end of {seeds} seeds)",
+        f"Square: start; star: minimum; dot: last of {data['steps']} steps (of {seeds} seeds the one of median end)",
         fontsize=9.5,
         color=INK,
     )
@@ -165,69 +197,60 @@ def main(argv: Sequence[str] | None = None) -> None:
         "any global minimum.",
         description=__doc__,
         seeds=5,
+        redraws=True,
     )
-    steps = 40 if experiment.quick else 2000
-    grid = RATES[1:3] if experiment.quick else RATES
-    best: dict[str, dict[str, Runs]] = {}
-    with experiment.bar(len(SURFACES) * len(grid)) as advance:
-        for name, surface in SURFACES.items():
-            every: dict[str, list[Runs]] = {m: [] for m in ("Adam", "AdaMax", "MeZO", "ZO-AdaMU")}
-            for rate in grid:
-                for method, runs in every.items():
-                    seeds = experiment.seeds if method in ("MeZO", "ZO-AdaMU") else [0]
-                    paths = [walk(surface, method, rate, steps, seed) for seed in seeds]
-                    runs.append(Runs.of(surface, rate, paths))
-                advance(1, f"{name}, rate {short(rate)}")
-            best[name] = {m: min(runs, key=Runs.rank) for m, runs in every.items()}
-            same = best[name]["ZO-AdaMU"].rate
-            best[name]["MeZO, same rate"] = next(r for r in every["MeZO"] if r.rate == same)
+    data = experiment.numbers(lambda: measure(experiment))
+    best, count = data["runs"], len(experiment.seeds)
 
-    count = len(experiment.seeds)
+    def pace(name: str, method: str) -> str:
+        steps = median([v if v == v else math.inf for v in best[name][method]["first_near"]])
+        return f"{steps:.0f}" if math.isfinite(steps) else "never"
+
+    def whole(method: str, names: Sequence[str], within: float = REACHED) -> str:
+        runs = {n: best[n][method] for n in names}
+        return ", ".join(n for n, r in runs.items() if reached(r, within) == len(r["last"])) or "none"
+
     rows = [
-        [f"{name}, {method}", short(r.rate), f"{r.reached}/{len(r.last)}", f"{median(r.last):.2g}",
-         f"{max(r.last):.2g}", f"{median(r.first_near):.0f}"]
+        [
+            f"{name}, {method}",
+            short(r["rate"]),
+            f"{reached(r)}/{len(r['last'])}",
+            f"{reached(r, NEAR)}/{len(r['last'])}",
+            f"{median(r['last']):.2g}",
+            f"{max(v if v == v else math.inf for v in r['last']):.2g}",
+            pace(name, method),
+        ]
         for name, methods in best.items()
         for method, r in methods.items()
-    ]  # fmt: skip
-
-    def reached(method: str, names: Sequence[str]) -> list[str]:
-        return [name for name in names if best[name][method].reached == len(best[name][method].last)]
-
-    def list_of(names: Sequence[str]) -> str:
-        return ", ".join(names) if names else "none"
-
-    simple, hard = ("a", "b", "c"), ("d", "Beale", "Rosenbrock")
-    adamu, mezo = reached("ZO-AdaMU", simple), reached("MeZO", tuple(SURFACES))
-    pace = "; ".join(
-        f"{name}: {median(best[name]['MeZO'].first_near):.0f} and {median(best[name]['ZO-AdaMU'].first_near):.0f}"
-        for name in SURFACES
-    )
+    ]
+    names = tuple(SURFACES)
+    worst = ", ".join(f"{max(best[n]['ZO-AdaMU']['last']):.1g}" for n in ("a", "b", "c"))
+    paces = "; ".join(f"{n} {pace(n, 'MeZO')}, {pace(n, 'ZO-AdaMU')}, {pace(n, 'Adam')}" for n in names)
     experiment.save(
         tables=[
             Table(
-                f"Distance to the minimum after {steps} steps, {count} seeds (one for Adam and AdaMax, which "
-                f"draw nothing)",
-                ["function, method", "rate", "within 0.05", "median", "worst", f"steps to {NEAR:g}"],
+                f"Distance to the minimum after {data['steps']} steps, {count} seeds (one for Adam and AdaMax, "
+                f"which draw nothing); median steps until within {NEAR:g}",
+                [
+                    "function, method",
+                    "rate",
+                    f"within {REACHED:g}",
+                    f"within {NEAR:g}",
+                    "median",
+                    "worst",
+                    f"steps to {NEAR:g}",
+                ],
                 rows,
             )
         ],
-        agrees=f"ZO-AdaMU ends within {REACHED:g} of the minimum, on every seed, for {list_of(adamu)} of a, b, c, "
-        f"and for {list_of(reached('ZO-AdaMU', hard))} of d, Beale, Rosenbrock (Adam: "
-        f"{list_of(reached('Adam', tuple(SURFACES)))}). At ZO-AdaMU's rates MeZO reaches "
-        f"{list_of(reached('MeZO, same rate', tuple(SURFACES)))}.",
-        differs=f"With a rate of its own MeZO reaches {list_of(mezo)}: that it finds no minimum is not seen. Steps "
-        f"until within {NEAR:g} (median), MeZO and ZO-AdaMU: {pace}.",
-        data={
-            "steps": steps,
-            "runs": {
-                name: {
-                    m: {"rate": r.rate, "last": r.last, "first_near": r.first_near}
-                    for m, r in methods.items()
-                }
-                for name, methods in best.items()
-            },
-        },
-        figure=draw(best, count, steps),
+        agrees=f"ZO-AdaMU ends within {REACHED:g} of the minimum on every seed for {whole('ZO-AdaMU', names)}, and within "
+        f"{NEAR:g} for {whole('ZO-AdaMU', names, NEAR)} (Adam, {REACHED:g}: {whole('Adam', names)}; AdaMax: "
+        f"{whole('AdaMax', names)}). Worst ends on a, b, c: {worst}.",
+        differs=f"With a rate of its own MeZO reaches {whole('MeZO', names)}, and at ZO-AdaMU's rates "
+        f"{whole(SAME, names)}: that it finds no minimum is not seen. Steps until within {NEAR:g} with MeZO, ZO-AdaMU "
+        f"and Adam: {paces}.",
+        data=data,
+        figure=draw(data, count),
     )
 
 
