@@ -61,7 +61,7 @@ def compare(
         ),
     ] = DEFAULT_RUNS,
     seeds: Annotated[int, option(_WHAT, "Repeat each trained run with seeds 0, 1, ...")] = 3,
-    forwards: Annotated[int, option(_COST, "Forward passes of each run.")] = 320,
+    forwards: Annotated[int, option(_COST, "Forward passes of each run.")] = 240,
     batch_size: Annotated[int, option(_COST, "Examples of a forward pass.")] = 8,
     lr_schedule: Annotated[str, option(_COST, "constant, linear (to 0) or cosine (to 0).")] = "linear",
     train_size: Annotated[int, option(_COST, "Use the first so many training examples.")] = 1000,

@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own: its peak memory is then its own too.
 
-`python -m zokern.compare.child FOLDER` reads cell.json there and leaves result.json. A run that was
+`main(FOLDER)` reads cell.json there and leaves result.json. A run that was
 interrupted is continued. When the parent is gone the run ends as on Ctrl-C.
 """
 
@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -120,8 +119,9 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> int:
-    folder = Path(sys.argv[1])
+def main(path: str) -> int:
+    """Runs the cell in a folder; returns the exit code of the process."""
+    folder = Path(path)
     _end_with(os.getppid())
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a run whose parent was killed may still be ending
@@ -133,7 +133,3 @@ def main() -> int:
         except (Stopped, KeyboardInterrupt):
             return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

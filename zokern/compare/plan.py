@@ -47,7 +47,7 @@ class CompareOptions:
     model: str | None = None
     runs: str = DEFAULT_RUNS
     seeds: int = 3
-    forwards: int = 320
+    forwards: int = 240
     batch_size: int = 8
     lr_schedule: str = "linear"
     train_size: int = 1000

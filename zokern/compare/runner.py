@@ -208,7 +208,8 @@ def _result(home: Path) -> dict[str, Any] | None:
 
 def _child(home: Path, tick: Callable[[], None]) -> int:
     """Runs a cell in a session of its own, so that Ctrl-C reaches it once, through here."""
-    command = [sys.executable, "-m", "zokern.compare.child", str(home)]
+    program = "import sys; from zokern.compare.child import main; sys.exit(main(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(home)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with (
         open(home / LOG, "ab") as log,

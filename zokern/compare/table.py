@@ -82,7 +82,7 @@ def notes(rows: Sequence[dict[str, Any]], task: Task, options: CompareOptions) -
         "best accuracy). Runs without ± were made once.",
         f"Budget: {options.forwards} forward passes of {options.batch_size} examples, a first-order step "
         "counted as 3. Seconds are of training, without loading and testing; memory is the most that the "
-        "process held while training and testing.",
+        "process held in a training step (baselines: in testing).",
     ]
     if isinstance(task, TextTask) and task.label_words and options.scoring != "head":
         said.append(

@@ -57,7 +57,7 @@ class Result:
         train_seconds: spent in steps by this process, evaluations not included.
         steps_run: steps this process took with forwards.
         outside_share: share of `train_seconds` outside the forwards.
-        peak_memory: most bytes held during the steps and evaluations, by this process.
+        peak_memory: most bytes held during the steps, by this process; tests and checkpoints are left out.
     """
 
     evaluations: dict[int, Evaluation]
@@ -123,14 +123,14 @@ class _Loop:
         self.known_steps = {row["step"] for row in rows if row["kind"] == "step"}
         self.evaluations = {row["step"]: _evaluation(row) for row in rows if row["kind"] == "eval"}
         self.full_indices = full_sample(options.seed, full_size(options), self.n)
+        self.device, self.peak = torch.device(options.device), 0
         self.full_batches: list[tuple[Any, torch.Tensor]] = []
 
     def run_all(self) -> Result:
         run = self.run
-        device = torch.device(run.options.device)
-        reset_peak_memory(device)
         if run.done == 0 and run.options.eval_before:
             self.evaluate_once(0)
+        reset_peak_memory(self.device)
         # Re-walking may pass by evaluations that a kill prevented; evaluate_once fills them in.
         with self.display.steps(self.steps, run.done + len(run.logged)) as line:
             for step in range(run.done + 1, self.steps + 1):
@@ -139,6 +139,7 @@ class _Loop:
                 else:
                     self.step(step, line)
                 self.after(step, line)
+        self.note_peak()
         run.optimizer.flush()
         self.evaluate_once(max(self.steps, run.done))
         return Result(
@@ -146,7 +147,7 @@ class _Loop:
             self.seconds,
             self.steps_run,
             self.outside / self.seconds if self.seconds else 0.0,
-            peak_memory(device),
+            self.peak,
         )
 
     def step(self, step: int, line: StepLine) -> None:
@@ -197,6 +198,8 @@ class _Loop:
         """Evaluations and checkpoints at their steps; both land what is pending, and so does a
         replayed step where the original landed."""
         run, options = self.run, self.run.options
+        if self.pauses(step):
+            self.note_peak()
         if options.eval_every and step % options.eval_every == 0 and step < self.steps:
             run.optimizer.flush()
             if step not in self.evaluations:
@@ -206,6 +209,17 @@ class _Loop:
         if step % options.checkpoint_every == 0 or step == self.steps:
             run.optimizer.flush()
             save_checkpoint(run.folder.path, step, run.model, run.optimizer)
+        if self.pauses(step):
+            reset_peak_memory(self.device)
+
+    def pauses(self, step: int) -> bool:
+        """Whether there is a test or a checkpoint after this step."""
+        options = self.run.options
+        tested = bool(options.eval_every) and step % options.eval_every == 0
+        return tested or step % options.checkpoint_every == 0 or step == self.steps
+
+    def note_peak(self) -> None:
+        self.peak = max(self.peak, peak_memory(self.device))
 
     def evaluate_once(self, step: int) -> None:
         if step in self.evaluations:

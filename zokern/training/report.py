@@ -108,9 +108,7 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         "weights": [path.name for path in written],
     }
     run.folder.write_json(SUMMARY, summary)
-    rows = [
-        _row(f"after {step} steps" if step else "before training", result.evaluations[step]) for step in steps
-    ]
+    rows = [_row(_moment(step, result.evaluations[step], after), result.evaluations[step]) for step in steps]
     display.table(
         f"{run.task.name}, {after.examples} test examples, largest class {100 * after.majority:.1f} %",
         ("", "accuracy", "prior removed", "loss") if prompted(run) else ("", "accuracy", "loss"),
@@ -139,6 +137,11 @@ def forward_passes(run: Run) -> float:
 def _by_epoch(run: Run) -> dict[int, int]:
     """Evaluations a step in each epoch (its last step counts)."""
     return {row["epoch"]: row["evaluations"] for row in run.metrics_log.rows if row["kind"] == "step"}
+
+
+def _moment(step: int, evaluation: Evaluation, whole: Evaluation) -> str:
+    name = f"after {step} steps" if step else "before training"
+    return name if evaluation.examples == whole.examples else f"{name} (first {evaluation.examples})"
 
 
 def _row(name: str, evaluation: Evaluation) -> tuple[str, str, str, str]:
