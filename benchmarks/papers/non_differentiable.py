@@ -2,9 +2,9 @@
 
 ZO-AdaMU's table 4 at our scale: the head of MiniLM on 500 training examples of movie reviews (2 and 5
 classes) and Reuters R8; the closure returns 1 - accuracy or 1 - macro-F1 of all 500. The objective is
-piecewise constant, so that a probe must be wide enough to change predictions: eps is 0.1 here, where the
-head's weights, which start at zero, end near 1. Rows trained on cross-entropy stand beside, and logistic
-regression on the same features (first-order, on cross-entropy: nothing else has a gradient).
+piecewise constant, so that a probe must be wide enough to change predictions: eps is 0.1 here. Rows trained
+on cross-entropy stand beside, and logistic regression on the same features (first-order, on cross-entropy:
+nothing else has a gradient).
 """
 
 from __future__ import annotations

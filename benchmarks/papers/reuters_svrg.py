@@ -88,7 +88,7 @@ SVRG = [
     Setting("MeZO-SVRG", 1e-3, 16, lr_minibatch, interval)
     for lr_minibatch, interval in ((1e-6, 2), (1e-3, 2), (1e-4, 5))
 ]
-SGD = [Setting("FO-SGD", 1e-1, 64)]
+SGD = {"full": Setting("FO-SGD", 1e-2, 64), "partial": Setting("FO-SGD", 1e-1, 64)}
 
 
 class Bench:
@@ -211,9 +211,9 @@ def measure(experiment: Experiment, kept: Kept, tuning: str, sizes: Sizes, folde
         settings = {"tuning": tuning, **vars(setting), "seed": seed, "queries": queries, "words": WORDS}
         return kept.get(settings, train)
 
-    search = [*MEZO, *SVRG, *SGD]
+    search = [*MEZO, *SVRG, SGD[tuning]]
     if full or experiment.quick:  # a run costs four times one of the last layer
-        search = [*MEZO[1:3], *SVRG[1:], *SGD]
+        search = [*MEZO[1:3], *SVRG[1:], SGD[tuning]]
     found = {}
     for setting in experiment.track(search, f"{tuning}: rates"):
         if setting.method == "FO-SGD":

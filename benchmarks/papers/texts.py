@@ -71,7 +71,7 @@ class Kept:
 
     def charge(self, experiment: Experiment) -> None:
         """Makes the experiment's time that of its runs, those of earlier processes included."""
-        experiment.started = time.perf_counter() - self.seconds
+        experiment.started = time.process_time() - self.seconds
 
     @staticmethod
     def _key(settings: dict[str, Any]) -> str:
