@@ -53,13 +53,20 @@ class Display:
         self.console.print(table)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A title, and a table whose first column names its rows."""
+        """A title, and a table whose first column names its rows. Where it is too wide for the terminal
+        names are folded; numbers stay whole."""
         from rich import box
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAVY)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+            if index == 0:
+                table.add_column(column, overflow="fold")
+            else:
+                whole = max(
+                    len(line) for text in (column, *(row[index] for row in rows)) for line in text.split("\n")
+                )
+                table.add_column(column, justify="right", no_wrap=True, min_width=whole)
         for row in rows:
             table.add_row(*row)
         self.console.print(title, style="bold", markup=False, soft_wrap=True)
