@@ -13,8 +13,6 @@
 namespace zk {
 namespace {
 
-constexpr int kAdamAhead = 1024;  // bytes of each array
-
 // The last term and the rule: w = fma(displacement, z, decay * w), g = fma(grad, z, sums).
 struct LastTerm {
   const Schedule& noise;
@@ -34,10 +32,10 @@ __attribute__((noinline)) void adam_strip(const zk_adam_rule& rule, const LastTe
   const float *in = strip.in, *sums = last.sums;
   float *out = strip.out, *m = strip.states[0], *v = strip.states[1], *top = strip.states[2];
   for (int64_t t = 0; t < strip.n_tiles; ++t) {
-    prefetch_tile<V>(in, kAdamAhead);
-    prefetch_tile<V>(m, kAdamAhead);
-    prefetch_tile<V>(v, kAdamAhead);
-    if (Variant == ZK_ADAMM) prefetch_tile<V>(top, kAdamAhead);
+    fetch_ahead<kTile * 4, false>(in);
+    fetch_ahead<kTile * 4, false>(m);
+    fetch_ahead<kTile * 4, false>(v);
+    if (Variant == ZK_ADAMM) fetch_ahead<kTile * 4, false>(top);
     auto part = [&](int e, F z) __attribute__((always_inline)) {
       const F w = V::fma(displacement, z, V::mul(decay, V::load(in + e)));
       F g = V::fma(grad, z, V::load(sums + e));

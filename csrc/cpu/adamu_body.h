@@ -12,8 +12,6 @@
 namespace zk {
 namespace {
 
-constexpr int kAdamuAhead = 1024;  // bytes of each array
-
 template <class V, bool Update>
 __attribute__((noinline)) void adamu_strip(const zk_adamu& move, const Schedule noise[2], const Strip& strip) {
   using A = Arithmetic<V>;
@@ -25,8 +23,8 @@ __attribute__((noinline)) void adamu_strip(const zk_adamu& move, const Schedule 
   float *out = strip.out, *m = strip.states[0];
   for (int64_t t = 0; t < strip.n_tiles; ++t, in += kTile, out += kTile, m += kTile) {
     const uint64_t tile = strip.tile + static_cast<uint64_t>(t);
-    prefetch_tile<V>(in, kAdamuAhead);
-    prefetch_tile<V>(m, kAdamuAhead);
+    fetch_ahead<kTile * 4, false>(in);
+    fetch_ahead<kTile * 4, false>(m);
     alignas(64) float first[kTile];
     noise_tile<V, ZK_GAUSSIAN>(noise[0], tile, [&](int e, F a, F b) __attribute__((always_inline)) {
       V::store(first + e, a), V::store(first + e + V::kLanes, b);

@@ -2,12 +2,13 @@
 //
 //   dst <- round( fma(scale_k, z_k, ... fma(scale_0, z_0, decay * src)) )
 //
-// One term streams: load, fma, store, with prefetch 1 KiB ahead (1.2-1.5x beyond L2). Several terms
-// walk strips of 16 tiles with the fp32 sums in an L1-sized buffer, so memory is still read and
-// written once and the rounding happens once.
+// One term streams: load, fma, store, with memory fetched ahead. Several terms walk strips of 16 tiles
+// with the fp32 sums in an L1-sized buffer, so memory is still read and written once and the rounding
+// happens once.
 #pragma once
 
 #include "../core/masked.h"
+#include "ahead.h"
 #include "elements.h"
 #include "perturb_kernels.h"
 
@@ -15,7 +16,6 @@ namespace zk {
 namespace {
 
 constexpr int kStripTiles = 16;
-constexpr int kPrefetchBytes = 1024;
 
 // Where a term of a move stands: the first reads memory and applies decay, the last rounds and writes
 // memory; between terms the values live in `sums`.
@@ -26,14 +26,11 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
                     float decay) {
   using F = typename V::F;
   using E = Elements<V, Dtype>;
+  constexpr bool kMemoryBound = Dtype == ZK_F32 || Noise != ZK_GAUSSIAN;
   const F scale_v = V::broadcast(scale), decay_v = V::broadcast(decay);
   for (int64_t t = 0; t < n_tiles; ++t, ++tile) {
-    if (First) {
-      ZK_UNROLL
-      for (int line = 0; line < kTile * int(sizeof(*src)); line += 64) {
-        V::prefetch(reinterpret_cast<const char*>(src) + kPrefetchBytes + line);
-      }
-    }
+    if (First) fetch_ahead<kTile * sizeof(*src), kMemoryBound>(src);
+    if (First && Last && dst != src) fetch_ahead<kTile * sizeof(*src), kMemoryBound>(dst);
     uint16_t random[Last && Stochastic ? kTile : 1];
     if (Last && Stochastic) rounding_tile<V>(*rounding, tile, random);
     auto apply = [&](int e, F z0, F z1) __attribute__((always_inline)) {

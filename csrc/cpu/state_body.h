@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "ahead.h"
 #include "elements.h"
 #include "tiles.h"
 
@@ -21,13 +22,6 @@ template <class V>
 struct Arithmetic : V {
   ZK_INLINE typename V::F abs(typename V::F a) { return V::as_floats(V::and_(V::as_words(a), V::word(0x7fffffffu))); }
 };
-
-// `lines` of 64 bytes from `ahead` behind p
-template <class V>
-ZK_INLINE void prefetch_tile(const float* p, int ahead) {
-  ZK_UNROLL
-  for (int line = 0; line < kTile * 4; line += 64) V::prefetch(reinterpret_cast<const char*>(p) + ahead + line);
-}
 
 // Calls sink(e, a, b) with the tile's values in natural order: a from e, b from e + kLanes.
 template <class V, int Noise, class Sink>

@@ -16,7 +16,7 @@ struct Avx512 {
   using F = __m512;
   using W = __m512i;
   using Wide = __m512i;
-  static constexpr int kXor3 = 0x96, kAndOr = 0xEA, kOrAnd = 0xF8, kXorAnd = 0x78;  // vpternlog truth tables
+  static constexpr int kXor3 = 0x96, kAndOr = 0xEA, kXorAnd = 0x78;  // vpternlog truth tables
 
   // --- words
   ZK_INLINE W word(uint32_t v) { return _mm512_set1_epi32(static_cast<int>(v)); }
@@ -31,8 +31,9 @@ struct Avx512 {
   ZK_INLINE W or_(W a, W b) { return _mm512_or_si512(a, b); }
   ZK_INLINE W xor_masked(W a, W b, uint32_t mask) { return _mm512_ternarylogic_epi32(a, b, word(mask), kXorAnd); }
   ZK_INLINE W iota() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
-  ZK_INLINE W borrow_low_half(W high, W w) {
-    return _mm512_ternarylogic_epi32(high, _mm512_shuffle_epi32(w, static_cast<_MM_PERM_ENUM>(0xB1)), word(0xffffu), kOrAnd);
+  ZK_INLINE W borrow_low_half(W high, W w) {  // a byte shuffle that leaves the high halves as they are
+    const W from = _mm512_broadcast_i32x4(_mm_setr_epi8(4, 5, 0, 0, 0, 1, 0, 0, 12, 13, 0, 0, 8, 9, 0, 0));
+    return _mm512_mask_shuffle_epi8(high, 0x3333333333333333u, w, from);
   }
   ZK_INLINE W high_halves(W even, W odd) {
     return _mm512_mask_blend_epi16(0xAAAAAAAAu, _mm512_srli_epi32(even, 16), odd);
@@ -99,7 +100,6 @@ struct Avx512 {
   }
   ZK_INLINE W load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
   ZK_INLINE void store_pairs(uint16_t* p, W v) { _mm512_storeu_si512(p, v); }
-  ZK_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
  private:
   ZK_INLINE __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }

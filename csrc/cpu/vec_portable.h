@@ -129,7 +129,6 @@ struct Portable {
     return v;
   }
   ZK_INLINE void store_pairs(uint16_t* p, W v) { std::memcpy(p, &v, sizeof v); }
-  ZK_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 1); }
 
  private:
   template <class Mask> ZK_INLINE F pick(Mask mask, F yes, F no) {
