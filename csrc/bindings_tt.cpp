@@ -164,8 +164,6 @@ void bind_tt(py::module_& m) {
       .def(py::init<const std::vector<LayerTuple>&, float, int, int>())
       .def("run", &TtCall::run)
       .def("run_strided", &TtCall::run_strided);
-  m.def("cpu_huge_pages",
-        [](uintptr_t memory, int64_t bytes) { zk_cpu_huge_pages(reinterpret_cast<void*>(memory), bytes); });
   m.def("cpu_tt_halves",
         [](const LayerTuple& tuple, uintptr_t left, uintptr_t right, int64_t queries, int isa, int threads) {
           const Layer layer(tuple);

@@ -63,9 +63,6 @@ int zk_cpu_has_isa(int isa);
  * GOMP_parallel, or null for threads made per call (the default). */
 void zk_cpu_use_openmp(void* gomp_parallel);
 
-/* Advises the system to back fresh memory, not yet touched, with huge pages. */
-void zk_cpu_huge_pages(void* memory, int64_t bytes);
-
 int zk_cpu_perturb(const zk_tensor* tensors, int64_t n_tensors, const zk_move* move, int isa, int threads);
 
 /* The 256 normals of one tile (blocks 32 * tile ...), for any 64-bit block counter. */

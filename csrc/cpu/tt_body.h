@@ -429,7 +429,8 @@ void activate_all(float* h, int64_t n, int activation) {
 }
 
 // In place the next tile's x is fetched to L2 while this one's y is written: 2048 rows of 4096, rank 5,
-// take 3.2 ms for 4.1, which is what y *= c takes. Into another y it costs 14 % at 128 rows. Also tried
+// take 3.2 ms for 4.1, which is what y *= c takes. Into another y it costs 14 % at 128 to 1024 rows of rank
+// 5, and brings 10 % at 2048 rows of rank 16. Also tried
 // there (AVX-512 Xeon VM, Nov 2026): fetching y's lines for writing while x is reduced, nothing at 2048
 // rows and 5 to 25 % slower at 128; stores past the caches, 2048 rows 11 % faster (28 % with x fetched
 // ahead) into a y that has its pages, but 40 % slower into a fresh one and 45 % in place; tiles of 4

@@ -11,12 +11,11 @@ from torch import Tensor
 from .. import backends
 from ..ops._tt_checks import TTLayer, TTNoise
 from ..ops.tt_plan import TTPlan
-from . import cpu
+from . import cpu, large
 from ._pack import DISTRIBUTION, DTYPE
 from ._tt_pack import ACTIVATION, layer_tuples, pack_layer
 
 _C = cpu._C
-HUGE_BYTES = 8 << 20  # see csrc/cpu/pages.cpp
 
 
 def make_call(
@@ -43,10 +42,7 @@ def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: T
 
 def new_rows(x: Tensor, width: int) -> Tensor:
     """An empty y for x: the same leading sizes and dtype."""
-    y = x.new_empty((*x.shape[:-1], width))
-    if y.nbytes >= HUGE_BYTES:
-        _C.cpu_huge_pages(y.data_ptr(), y.nbytes)
-    return y
+    return large.empty((*x.shape[:-1], width), x.dtype)
 
 
 def _isa() -> int:
