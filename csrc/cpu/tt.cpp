@@ -169,6 +169,8 @@ int64_t noise_floats(const std::vector<Layer>& layers) {
 
 size_t element_size(int dtype) { return dtype == ZK_F32 ? 4 : 2; }
 
+constexpr int64_t kPastCaches = 24 << 20;  // bytes of y: see run_adapter in tt_body.h
+
 // A call: `Run` is (layers, rows, workspace) -> void for a range of rows of one query.
 template <class Run>
 int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_rows& io, const zk_tt_noise* noise,
@@ -193,11 +195,16 @@ int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_r
   const int64_t made = noise ? noise_floats(layers) : 0, group_floats = made + count.used;
   if (noise) contraction += made * 8;
 
+  const int64_t y_bytes = io.queries * io.rows * io.y_stride * static_cast<int64_t>(element_size(io.y_dtype));
+  const bool past_caches = io.y_dtype == ZK_F32 && io.y != io.x && y_bytes >= kPastCaches && has_pages(io.y, y_bytes);
   auto rows_of = [&](int64_t query, int64_t first, int64_t n) {
     const int64_t row = query * io.rows + first;
     return TtRows{static_cast<const char*>(io.x) + row * io.x_stride * static_cast<int64_t>(element_size(io.x_dtype)),
                   static_cast<char*>(io.y) + row * io.y_stride * static_cast<int64_t>(element_size(io.y_dtype)),
-                  io.x_stride, io.y_stride, n};
+                  io.x_stride,
+                  io.y_stride,
+                  n,
+                  past_caches};
   };
   auto gather = [&](std::vector<Layer>& own, int64_t query, Arena& arena) {
     for (Layer& layer : own) layer.select(query);

@@ -380,7 +380,7 @@ ZK_INLINE void spread(const TtReady& layer, const float* s, int64_t rows, float*
   });
 }
 
-template <class V, int XDtype, int YDtype>
+template <class V, int XDtype, int YDtype, bool PastCaches>
 struct AddScaled {  // y = x + scale * (bias + sum)
   const typename Lane<V, XDtype>::T* x;
   int64_t x_stride;
@@ -400,7 +400,10 @@ struct AddScaled {  // y = x + scale * (bias + sum)
   }
   template <bool Part>
   ZK_ALWAYS void put(int64_t row, int64_t column, typename V::F v, int part) const {
-    store<V, YDtype, Part>(y + row * y_stride + column, v, part);
+    if constexpr (PastCaches && !Part)
+      V::stream(y + row * y_stride + column, v);
+    else
+      store<V, YDtype, Part>(y + row * y_stride + column, v, part);
   }
 };
 
@@ -429,15 +432,15 @@ void activate_all(float* h, int64_t n, int activation) {
 }
 
 // In place the next tile's x is fetched to L2 while this one's y is written: 2048 rows of 4096, rank 5,
-// take 3.2 ms for 4.1, which is what y *= c takes. Into another y it costs 14 % at 128 to 1024 rows of rank
-// 5, and brings 10 % at 2048 rows of rank 16. Also tried
-// there (AVX-512 Xeon VM, Nov 2026): fetching y's lines for writing while x is reduced, nothing at 2048
-// rows and 5 to 25 % slower at 128; stores past the caches, 2048 rows 11 % faster (28 % with x fetched
-// ahead) into a y that has its pages, but 40 % slower into a fresh one and 45 % in place; tiles of 4
-// rows, nothing.
-template <class V, int XDtype, int YDtype>
-void run_adapter(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& io,
-                 const TtWork& sizes, float* s) {
+// take 3.2 ms for 4.1, which is what y *= c takes. Into another y the stores go past the caches from 24 MiB
+// on, and x is fetched as well: 2048 rows take 3.3 ms for 4.1 to 5 (rank 16: 5.0 for 7.1), which is what
+// reading x and writing y takes. Not below (512 and 1024 rows 17 % slower at rank 5, 1536 rows 7 % faster),
+// not where y has no pages yet (40 % slower), nor in place (45 %). Also tried (AVX-512 Xeon VM, Nov 2026):
+// fetching x alone into another y, 14 % slower at 128 to 1024 rows of rank 5, 5 % faster at rank 16;
+// fetching y's lines for writing, nothing at 2048 rows and 5 to 25 % slower at 128; tiles of 4 rows, nothing.
+template <class V, int XDtype, int YDtype, bool PastCaches>
+ZK_INLINE void adapter_tiles(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& io,
+                             const TtWork& sizes, float* s) {
   float *t = s + padded(sizes.s), *u = t + padded(sizes.t), *hidden = u + padded(sizes.u);
   const int64_t width = down.shape.out;
   for (int64_t row = 0; row < io.rows; row += kTileRows) {
@@ -448,9 +451,26 @@ void run_adapter(const TtReady& down, const TtReady& up, float scale, int activa
     spread<V>(down, s, rows, u, Write<V, ZK_F32>{hidden, width, down.bias});
     activate_all<V>(hidden, rows * width, activation);
     reduce<V, ZK_F32>(up, hidden, width, rows, t, s);
-    const auto* next = io.y == io.x && row + kTileRows < io.rows ? x + kTileRows * io.x_stride : nullptr;
-    spread<V>(up, s, rows, u, AddScaled<V, XDtype, YDtype>{x, io.x_stride, next, y, io.y_stride, up.bias, scale});
+    const bool ahead = (PastCaches || io.y == io.x) && row + kTileRows < io.rows;
+    const auto* next = ahead ? x + kTileRows * io.x_stride : nullptr;
+    spread<V>(up, s, rows, u,
+              AddScaled<V, XDtype, YDtype, PastCaches>{x, io.x_stride, next, y, io.y_stride, up.bias, scale});
   }
+  if (PastCaches) V::end_stream();
+}
+
+template <class V, int XDtype, int YDtype>
+void run_adapter(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& io,
+                 const TtWork& sizes, float* s) {
+  if constexpr (YDtype == ZK_F32) {
+    constexpr uintptr_t kVector = V::kLanes * sizeof(float);
+    const uintptr_t strides = static_cast<uintptr_t>(io.y_stride | up.shape.out_cols) * sizeof(float);
+    const bool aligned = ((reinterpret_cast<uintptr_t>(io.y) | strides) & (kVector - 1)) == 0;
+    if (io.past_caches && aligned) {
+      return adapter_tiles<V, XDtype, YDtype, true>(down, up, scale, activation, io, sizes, s);
+    }
+  }
+  adapter_tiles<V, XDtype, YDtype, false>(down, up, scale, activation, io, sizes, s);
 }
 
 template <class V>

@@ -23,6 +23,7 @@ struct TtRows {
   const void* x;
   void* y;
   int64_t x_stride, y_stride, rows;
+  bool past_caches;  // an adapter's y, fp32 and apart from x, is too large for them
 };
 
 // Floats of one thread's workspace: s, t and u of a tile, and the hidden rows of an adapter.
@@ -43,6 +44,9 @@ struct TtTable {
   TtLinear linear[3 /* x's dtype */][2 /* y's: x's, fp32 */];
   TtAdapter adapter[3][2];
 };
+
+// Whether memory has pages: the first touch of one that has not makes it, and leaves it in the caches.
+bool has_pages(const void* memory, int64_t bytes);
 
 extern const TtTable kTtPortable;
 #ifdef ZK_X86

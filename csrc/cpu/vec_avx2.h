@@ -78,6 +78,8 @@ struct Avx2 {
   // --- memory
   ZK_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
   ZK_INLINE void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  ZK_INLINE void stream(float* p, F v) { _mm256_stream_ps(p, v); }
+  ZK_INLINE void end_stream() { _mm_sfence(); }
   ZK_INLINE F load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   ZK_INLINE void store_part(float* p, F v, int n) { _mm256_maskstore_ps(p, first(n), v); }
   ZK_INLINE F load_bf16(const uint16_t* p) {

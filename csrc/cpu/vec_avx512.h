@@ -86,6 +86,8 @@ struct Avx512 {
   // --- memory
   ZK_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
   ZK_INLINE void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  ZK_INLINE void stream(float* p, F v) { _mm512_stream_ps(p, v); }
+  ZK_INLINE void end_stream() { _mm_sfence(); }
   ZK_INLINE F load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   ZK_INLINE void store_part(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
   ZK_INLINE F load_bf16(const uint16_t* p) {

@@ -105,6 +105,8 @@ struct Portable {
     return v;
   }
   ZK_INLINE void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+  ZK_INLINE void stream(float* p, F v) { store(p, v); }  // past the caches, p aligned to a vector
+  ZK_INLINE void end_stream() {}                         // before anyone else may read what was streamed
   // the first n < kLanes elements; nothing beyond them is touched, the rest of the vector is zero
   ZK_INLINE F load_part(const float* p, int n) {
     F v{};

@@ -101,3 +101,30 @@ def test_an_adapters_output_is_right_in_memory_used_before(cpu):
     assert torch.equal(tt_adapter(x, a, b, down_split=2, up_split=1), kept)
     with torch.inference_mode():
         assert torch.equal(tt_adapter(x, a, b, down_split=2, up_split=1), kept)
+
+
+def padded_rows(rows: int, columns: int, stride: int, offset: int) -> torch.Tensor:
+    """A zeroed [rows, columns], its rows `stride` apart, `offset` floats behind the memory's start."""
+    memory = torch.zeros(rows * stride + 64)
+    start = -memory.data_ptr() // 4 % 16 + offset
+    return memory[start:].as_strided((rows, columns), (stride, 1))
+
+
+@pytest.mark.parametrize(("stride", "offset"), [(1024, 0), (1024, 1), (1040, 16), (1041, 0)])
+def test_stores_past_the_caches_write_the_same(cpu, stride, offset):
+    """From 24 MiB on where y is aligned; the same rows in parts stay below it."""
+    a = [torch.randn(1, 32, 5), torch.randn(5, 32, 5), torch.randn(5, 8, 1)]
+    b = [torch.randn(1, 8, 5), torch.randn(5, 32, 5), torch.randn(5, 32, 1)]
+    rows = 6_203  # 24.2 MiB of y, and no whole number of tiles
+    x, y = torch.randn(rows, 1024), padded_rows(rows, 1024, stride, offset)
+    given = x.clone()
+
+    def run(x: torch.Tensor, out: torch.Tensor) -> None:
+        tt_adapter(x, a, b, down_split=2, up_split=1, activation="gelu", scale=0.5, out=out)
+
+    run(x, y)
+    expected = torch.empty_like(x)
+    for first in range(0, rows, 1000):
+        run(x[first : first + 1000], expected[first : first + 1000])
+    assert torch.equal(y, expected)
+    assert torch.equal(x, given)
