@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fnmatch
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ Tuning = Callable[[Classifier, TuningOptions], Tuned]
 
 
 def _full(model: Classifier, options: TuningOptions) -> Tuned:
-    model.requires_grad_(True)
+    _thaw(model, [model])
     return Tuned("all parameters", model.save)
 
 
@@ -271,6 +272,18 @@ def _thaw(model: Classifier, modules: Sequence[nn.Module]) -> None:
     model.requires_grad_(False)
     for module in modules:
         module.requires_grad_(True)
+    _unmap(model)
+
+
+def _unmap(model: Classifier) -> None:
+    """Copies what is trained out of the file that `from_pretrained` maps into memory.
+
+    Else the first write to each 4 KiB page copies it, 18 us a page: 2.4 s of SmolLM2's first step, for 0.3 s.
+    """
+    uses = Counter(parameter.data_ptr() for parameter in model.parameters())
+    for parameter in model.parameters():
+        if parameter.requires_grad and uses[parameter.data_ptr()] == 1:  # not tied by its memory alone
+            parameter.data = parameter.data.clone()
 
 
 TUNINGS: dict[str, Tuning] = {

@@ -31,6 +31,22 @@ def test_full_trains_everything(llama):
     assert trainable(llama) == {name for name, _ in llama.named_parameters()}
 
 
+def test_trained_weights_leave_the_file_they_were_mapped_from(llama):
+    before = {name: p.clone() for name, p in llama.named_parameters()}
+    where = {name: p.data_ptr() for name, p in llama.named_parameters()}
+    apply_tuning("last-layers", llama, TuningOptions(last_layers=1))
+    for name, p in llama.named_parameters():
+        assert torch.equal(p, before[name])
+        assert (p.data_ptr() != where[name]) == p.requires_grad, name
+
+
+def test_weights_tied_by_memory_alone_stay_tied(llama):
+    one, other = list(llama.parameters())[1:3]
+    other.data = one.data
+    apply_tuning("full", llama)
+    assert one.data_ptr() == other.data_ptr()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_last_layers_leaves_the_embeddings_alone(family, model_folder, task):
     model = load_classifier(str(model_folder(family)), task)
