@@ -1,9 +1,8 @@
 """ZO-AdaMU and MeZO on movie reviews in 2 and 5 classes: all parameters, LoRA, prefix.
 
-ZO-AdaMU's tables 1 and 2 at our scale: SmolLM2-135M answers "<review> It was" with one of two or five
-label words, through `zokern train`. Both methods take the same rates (those that zokern has for MeZO), the
-same number of forward passes and a rate that falls linearly to zero. Reviews are cut to ten words so that a
-run takes a minute on two cores.
+ZO-AdaMU's tables 1 and 2 at our scale: SmolLM2-135M answers with one of two or five label words, prompted
+and trained as by `zokern train --task mr` and `mr5`. Both methods take the same rates, the same number of
+forward passes and a rate that falls linearly to zero. A run takes a minute and a half on two cores.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from zokern.training import TrainOptions
 from .common import COLOURS, GREY, Experiment, Table, legend, mean_std, plot, short, title
 from .texts import Kept, zokern_train
 
-TASKS = {"mr": ("terrible", "great"), "mr5": ("terrible", "bad", "okay", "good", "great")}
+CLASSES = {"mr": 2, "mr5": 5}
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Row:
 
 ROWS = [
     Row(method, *tuning)
-    for tuning in (("full", 1e-5, 1e-3), ("LoRA", 8e-4, 1e-2), ("prefix", 1e-3, 1e-1))
+    for tuning in (("full", 2e-5, 1e-3), ("LoRA", 8e-4, 1e-2), ("prefix", 2e-2, 1e-1))
     for method in ("mezo", "zo-adamu")
 ]
 
@@ -49,12 +48,6 @@ def options_of(row: Row, task: str, seed: int, steps: int) -> TrainOptions:
         model="smollm2",
         method=row.method,
         tuning=row.tuning.lower(),
-        prompt="{text}",
-        answer="It was",
-        label_words=TASKS[task],
-        chat=False,
-        max_words=10,
-        train_size=1000,
         test_size=200,
         lr=row.lr,
         eps=row.eps,
@@ -118,7 +111,7 @@ def draw(results: Results) -> Any:
         axis.set_xticks([0.5, 3.2, 5.9], ["all parameters", "LoRA", "prefix"])
         axis.set_ylim(0, 100)
         axis.grid(visible=False, axis="x")
-        title(axis, f"{task}: {len(TASKS[task])} classes", "bars: mean; dots: seeds")
+        title(axis, f"{task}: {CLASSES[task]} classes", "bars: mean; dots: seeds")
     axes[0][0].set_ylabel("test accuracy, %")
     legend(axes[0][-1], loc="upper right")
     return figure
@@ -154,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds=2,
         threads=2,
     )
-    steps = 2 if experiment.quick else 60
+    steps = 2 if experiment.quick else 80
     tiny = experiment.out / "tiny" if experiment.quick else None
     kept = Kept(experiment)
 
@@ -162,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = {**vars(row), "task": task, "seed": seed, "steps": steps}
         return kept.get(settings, lambda: zokern_train(options_of(row, task, seed, steps), tiny))
 
-    tasks = list(TASKS)[: 1 if experiment.quick else None]
+    tasks = list(CLASSES)[: 1 if experiment.quick else None]
     jobs = [(seed, task, row) for seed in experiment.seeds for task in tasks for row in ROWS]
     results: Results = {task: {row: [] for row in ROWS} for task in tasks}
     for seed, task, row in experiment.track(jobs):

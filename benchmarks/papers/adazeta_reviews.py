@@ -1,8 +1,8 @@
 """AdaZeta on movie reviews: TT adapters, queries that grow with the epoch against a fixed number.
 
-AdaZeta's table 2 (SST-2) and figure 1 at our scale: SmolLM2-135M answers "<review> It was" with one of two
-label words, through `zokern train`. All runs may spend the same number of forward passes: a run with more
-queries takes fewer steps. An epoch is short (80 reviews in batches of 8), so that the schedule grows within
+AdaZeta's table 2 (SST-2) and figure 1 at our scale: SmolLM2-135M answers with one of two label words,
+prompted and trained as by `zokern train`. All runs may spend the same number of forward passes: a run with
+more queries takes fewer steps. An epoch is short (80 reviews in batches of 8), so that the schedule grows within
 a run.
 """
 
@@ -54,11 +54,6 @@ def options_of(row: Row, seed: int, budget: int) -> TrainOptions:
         model="smollm2",
         method="adazeta",
         tuning="tt",
-        prompt="{text}",
-        answer="It was",
-        label_words=("terrible", "great"),
-        chat=False,
-        max_words=10,
         train_size=TRAIN,
         test_size=200,
         lr=LR,

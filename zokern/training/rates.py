@@ -23,7 +23,7 @@ _MEZO: dict[str, tuple[float, float]] = {
 
 # tuning -> lr of rules whose steps have a length of their own, whatever the gradient's
 _ADAM: dict[str, float] = {
-    "lora": 1e-3,
+    "lora": 3e-3,
     "prefix": 1e-2,
     "tt": 1e-3,
     "full": 1e-5,
@@ -58,6 +58,8 @@ _MINIBATCH_SHARE = 0.3
 # (task, model, tuning) -> what a good short run takes, measured with MeZO on 2 cores.
 _MEZO_ON: dict[tuple[str, str, str], dict[str, Any]] = {
     ("mr", "smollm2", "lora"): {"lr": 8e-4, "lr_schedule": "linear"},
+    ("mr", "smollm2", "prefix"): {"lr": 2e-2, "lr_schedule": "linear"},
+    ("mr", "smollm2", "full"): {"lr": 2e-5, "lr_schedule": "linear"},
     ("digits", "mlp", "full"): {
         "lr": 3e-2,
         "eps": 1e-3,
