@@ -5,14 +5,40 @@ interpreter (`TRITON_INTERPRET=1`, set before the first import), which is how th
 without a device; that needs a Triton whose interpreter rounds `tl.fma` once (3.9 does, 3.3 not).
 """
 
+import functools
+import gc
+from collections.abc import Callable
+from typing import Any
+
 from .adam import adam_
 from .adamu import adamu_probe_, adamu_update_
 from .availability import unavailable_reason
 from .masked import perturb_masked_
-from .perturb import normal_, perturb_
+from .perturb import INTERPRETED, normal_, perturb_
 from .tt import tt_adapter, tt_halves, tt_linear
 
 __all__ = ["OPS", "unavailable_reason"]
+
+
+def _alone(op: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs no garbage collection inside `op`.
+
+    Triton's interpreter keeps its place in the grid in one global, and what a collection frees may start a
+    kernel of its own: an optimizer that goes lands its weights.
+    """
+
+    @functools.wraps(op)
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return op(*arguments, **keywords)
+        finally:
+            if collecting:
+                gc.enable()
+
+    return run
+
 
 OPS = {
     "perturb_": perturb_,
@@ -25,3 +51,6 @@ OPS = {
     "tt_linear": tt_linear,
     "tt_adapter": tt_adapter,
 }
+
+if INTERPRETED:
+    OPS = {name: _alone(op) for name, op in OPS.items()}
