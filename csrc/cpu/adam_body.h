@@ -2,7 +2,7 @@
 //
 // One seed streams: parameters and state are read, the normals made, everything written, with prefetch.
 // Of several seeds, all but the last are summed in L1-sized buffers first: w and g of a strip.
-// One seed, fp32, two threads: 1.03 to 1.08 times the bare reads and writes with AVX-512, 1.21 to 1.26 with AVX2
+// One seed, fp32, two threads: 1.12 to 1.18 times the bare reads and writes with AVX-512, 1.33 to 1.43 with AVX2
 // (benchmarks/bench_state.py, a 2-core Xeon, Nov 2026): memory is what limits it.
 #pragma once
 

@@ -1,7 +1,7 @@
 // ZO-AdaMU's probe and update, generic over the instruction set V (the formula: core/adamu.h).
 //
-// fp32, two threads, over the bare reads and writes of both arrays: the update 1.73 times with AVX-512 and 2.67
-// with AVX2, the probe 1.36 and 2.44 (benchmarks/bench_state.py, a 2-core Xeon, Nov 2026): the two normals
+// fp32, two threads, over the bare reads and writes of both arrays: the update 1.95 times with AVX-512 and 3.06
+// with AVX2, the probe 1.55 and 2.82 (benchmarks/bench_state.py, a 2-core Xeon, Nov 2026): the two normals
 // limit it, not memory.
 #pragma once
 
