@@ -278,7 +278,7 @@ def _thaw(model: Classifier, modules: Sequence[nn.Module]) -> None:
 def _unmap(model: Classifier) -> None:
     """Copies what is trained out of the file that `from_pretrained` maps into memory.
 
-    Else the first write to each 4 KiB page copies it, 18 us a page: 2.4 s of SmolLM2's first step, for 0.3 s.
+    Else the first write to each 4 KiB page copies it, 18 us a page: 2.4 s of SmolLM2's first step, for 0.2 s.
     """
     uses = Counter(parameter.data_ptr() for parameter in model.parameters())
     for parameter in model.parameters():

@@ -21,8 +21,8 @@ constexpr int kLine = 64, kLinesOfPage = 8, kAheadBytes = 1024;
 // 2026). In the same sweep: 4 pages at once 59, 16 (all that the core's fill buffers hold) 64; 4, 12 or 16
 // lines of a page 58, 57, 60; lines 0.5 or 1.5 KiB ahead 59, 56; fetched for writing the same. bf16, which
 // arithmetic limits: 52 with nothing, 48 with the lines alone, 50 with all. Nor do pages pay where several
-// arrays are walked side by side, even with their windows apart: Adam's update 147 without, 144 with;
-// with AVX2 165, 167.
+// arrays are walked side by side, even with their windows apart: Adam's update 151 without, 145 with;
+// with AVX2 166, 169.
 template <int Bytes, bool Pages>
 ZK_INLINE void fetch_ahead(const void* tile) {
   const auto fetch = [](uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); };

@@ -433,10 +433,10 @@ void activate_all(float* h, int64_t n, int activation) {
 
 // In place the next tile's x is fetched to L2 while this one's y is written: 2048 rows of 4096, rank 5,
 // take 3.2 ms for 4.1, which is what y *= c takes. Into another y the stores go past the caches from 24 MiB
-// on, and x is fetched as well: 2048 rows take 3.3 ms for 4.1 to 5 (rank 16: 5.0 for 7.1), which is what
+// on, and x is fetched as well: 2048 rows take 3.3 ms for 3.8 to 5.7 (rank 16: 4.9 for 6.7 to 7.9), which is what
 // reading x and writing y takes. Not below (512 and 1024 rows 17 % slower at rank 5, 1536 rows 7 % faster),
 // not where y has no pages yet (40 % slower), nor in place (45 %). Also tried (AVX-512 Xeon VM, Nov 2026):
-// fetching x alone into another y, 14 % slower at 128 to 1024 rows of rank 5, 5 % faster at rank 16;
+// fetching x alone into another y, 12 to 14 % slower at 128 to 1024 rows of rank 5, 5 % faster at rank 16;
 // fetching y's lines for writing, nothing at 2048 rows and 5 to 25 % slower at 128; tiles of 4 rows, nothing.
 template <class V, int XDtype, int YDtype, bool PastCaches>
 ZK_INLINE void adapter_tiles(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& io,
