@@ -53,6 +53,12 @@ std::vector<zk_tensor> to_tensors(const std::vector<TensorTuple>& tuples) {
   return tensors;
 }
 
+// What perturb takes; it can be kept for the next call.
+struct TensorList {
+  std::vector<zk_tensor> tensors;
+  explicit TensorList(const std::vector<TensorTuple>& tuples) : tensors(to_tensors(tuples)) {}
+};
+
 // (data, strides), `count` for each tensor; no strides: dense as the tensor is
 using StateTuple = std::tuple<uintptr_t, std::vector<int64_t>>;
 
@@ -154,12 +160,11 @@ void perturb_masked(const std::vector<TensorTuple>& tensors, const std::vector<S
 
 // Gathers the arguments of a move, then runs `launch` on them without the GIL.
 template <class Launch>
-void perturb(const std::vector<TensorTuple>& tuples, const std::vector<uint64_t>& seeds,
-             const std::vector<float>& scales, float decay, uint32_t lane, int distribution, int rounding,
-             const Launch& launch) {
+void perturb(const TensorList& list, const std::vector<uint64_t>& seeds, const std::vector<float>& scales, float decay,
+             uint32_t lane, int distribution, int rounding, const Launch& launch) {
   if (seeds.size() != scales.size()) throw std::invalid_argument("seeds and scales must have the same length");
   if (rounding == ZK_STOCHASTIC && seeds.empty()) throw std::invalid_argument("stochastic rounding needs a seed");
-  const std::vector<zk_tensor> tensors = to_tensors(tuples);
+  const std::vector<zk_tensor>& tensors = list.tensors;
   const zk_move move{seeds.data(), scales.data(), static_cast<int64_t>(seeds.size()), decay, lane,
                      distribution, rounding};
   without_gil([&] { return launch(tensors.data(), static_cast<int64_t>(tensors.size()), &move); });
@@ -177,7 +182,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_use_openmp", [](uintptr_t gomp_parallel) { zk_cpu_use_openmp(reinterpret_cast<void*>(gomp_parallel)); });
   m.def("cuda_device_count", &zk_cuda_device_count);
   m.def("cuda_last_error", &zk_cuda_last_error);
-  m.def("cpu_perturb", [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds,
+  py::class_<TensorList>(m, "TensorList").def(py::init<const std::vector<TensorTuple>&>());
+  m.def("cpu_perturb", [](const TensorList& tensors, const std::vector<uint64_t>& seeds,
                           const std::vector<float>& scales, float decay, uint32_t lane, int distribution, int rounding,
                           int isa, int threads) {
     perturb(
@@ -217,12 +223,12 @@ PYBIND11_MODULE(_C, m) {
     check(zk_cpu_normal_tile(out.data(), seed, stream, lane, tile, isa));
     return out;
   });
-  m.def("cuda_perturb", [](const std::vector<TensorTuple>& tensors, const std::vector<uint64_t>& seeds,
-                           const std::vector<float>& scales, float decay, uint32_t lane, int distribution, int rounding,
-                           int device, uintptr_t stream) {
-    perturb(tensors, seeds, scales, decay, lane, distribution, rounding,
-            [=](const zk_tensor* t, int64_t n, const zk_move* move) {
-              return zk_cuda_perturb(t, n, move, device, reinterpret_cast<void*>(stream));
-            });
-  });
+  m.def("cuda_perturb",
+        [](const TensorList& tensors, const std::vector<uint64_t>& seeds, const std::vector<float>& scales, float decay,
+           uint32_t lane, int distribution, int rounding, int device, uintptr_t stream) {
+          perturb(tensors, seeds, scales, decay, lane, distribution, rounding,
+                  [=](const zk_tensor* t, int64_t n, const zk_move* move) {
+                    return zk_cuda_perturb(t, n, move, device, reinterpret_cast<void*>(stream));
+                  });
+        });
 }

@@ -17,8 +17,12 @@ _States = Sequence[_State]
 def cpu_has_isa(isa: int) -> int: ...
 def cpu_best_isa() -> int: ...
 def cpu_use_openmp(gomp_parallel: int) -> None: ...
+
+class TensorList:
+    def __init__(self, tensors: _Tensors) -> None: ...
+
 def cpu_perturb(
-    tensors: Sequence[_Tensor],
+    tensors: TensorList,
     seeds: Sequence[int],
     scales: Sequence[float],
     decay: float,
@@ -42,7 +46,7 @@ def cpu_normal_tile(seed: int, stream: int, lane: int, tile: int, isa: int) -> l
 def cuda_device_count() -> int: ...
 def cuda_last_error() -> str: ...
 def cuda_perturb(
-    tensors: Sequence[_Tensor],
+    tensors: TensorList,
     seeds: Sequence[int],
     scales: Sequence[float],
     decay: float,

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .._C import TensorList
 
 DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 DISTRIBUTION = {"gaussian": 0, "rademacher": 1}
@@ -17,9 +24,10 @@ VARIANT = {"adam": 0, "adamax": 1, "adamm": 2}
 def pack(source: Tensor | None, target: Tensor, stream: int, offset: int, dense: bool = True) -> Packed:
     """One tensor as (src, dst, numel, offset, stream, dtype, sizes, src strides, dst strides).
     `dense`: whether what travels with it is dense."""
-    src = 0 if source is None else source.data_ptr()
-    head = (src, target.data_ptr(), target.numel(), offset, stream, DTYPE[target.dtype])
-    if dense and target.is_contiguous() and (source is None or source.is_contiguous()):
+    dst = target.data_ptr()
+    src = dst if source is target else 0 if source is None else source.data_ptr()
+    head = (src, dst, target.numel(), offset, stream, DTYPE[target.dtype])
+    if dense and target.is_contiguous() and (source is None or source is target or source.is_contiguous()):
         return *head, [], [], []
     strides = target.stride() if source is None else source.stride()
     return *head, list(target.shape), list(strides), list(target.stride())
@@ -29,6 +37,29 @@ def pack_list(
     params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]
 ) -> list[Packed]:
     return [pack(p, o, s, f) for p, o, s, f in zip(params, out, streams, offsets)]
+
+
+@dataclass(frozen=True)
+class ListKernel:
+    """`perturb_` of a native backend; `run` takes the list as `bind` gives it, and its device. The other
+    arguments are as checked and normalised by `zokern.ops.perturb`."""
+
+    run: Callable[..., None]
+
+    def bind(
+        self, params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]
+    ) -> TensorList:
+        """Addresses, sizes and places; it keeps no tensor alive."""
+        from .. import _C
+
+        return _C.TensorList(pack_list(params, out, streams, offsets))
+
+    def __call__(
+        self, params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
+        streams: list[int], offsets: list[int], distribution: str, rounding: str,
+    ) -> None:  # fmt: skip
+        bound = self.bind(params, out, streams, offsets)
+        self.run(bound, params[0].device, seeds, scales, decay, 0, distribution, rounding)
 
 
 def pack_with_states(

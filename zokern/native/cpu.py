@@ -7,14 +7,18 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import backends
 from ._openmp import gomp_parallel
-from ._pack import DISTRIBUTION, ROUNDING, pack, pack_list
+from ._pack import DISTRIBUTION, ROUNDING, ListKernel, pack
 from ._state import state_ops
+
+if TYPE_CHECKING:
+    from .._C import TensorList
 
 try:
     from .. import _C
@@ -60,25 +64,17 @@ def detail() -> str:
     return "" if _C is None else f"{current_isa()} of {', '.join(available_isas())}"
 
 
-def _run(tensors: list, seeds: list[int], scales: list[float], decay: float, lane: int,
-         distribution: str, rounding: str) -> None:  # fmt: skip
+def _run(tensors: TensorList, device: torch.device, seeds: list[int], scales: list[float],
+         decay: float, lane: int, distribution: str, rounding: str) -> None:  # fmt: skip
     isa = backends.ISAS.index(current_isa())
     _C.cpu_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
                    ROUNDING[rounding], isa, torch.get_num_threads())  # fmt: skip
 
 
-def perturb_(
-    params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
-    streams: list[int], offsets: list[int], distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
-    tensors = pack_list(params, out, streams, offsets)
-    _run(tensors, seeds, scales, decay, 0, distribution, rounding)
-
-
 def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
     """Fills `out`: a move from zeros with scale 1."""
-    _run([pack(None, out, stream, offset)], [seed], [1.0], 1.0, lane, distribution, "nearest")
+    tensors = _C.TensorList([pack(None, out, stream, offset)])
+    _run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
 
 
 def _machine(_: torch.device) -> tuple[int, int]:
@@ -87,6 +83,6 @@ def _machine(_: torch.device) -> tuple[int, int]:
 
 from . import tt as _tt  # noqa: E402  (it reads this module)
 
-OPS = {"perturb_": perturb_, "normal_": normal_, **_tt.OPS}
+OPS = {"perturb_": ListKernel(_run), "normal_": normal_, **_tt.OPS}
 if _C is not None:
     OPS |= state_ops(_C.cpu_perturb_masked, _C.cpu_adam, _C.cpu_adamu, _machine)

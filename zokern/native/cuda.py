@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ._pack import DISTRIBUTION, ROUNDING, Packed, pack, pack_list
+from ._pack import DISTRIBUTION, ROUNDING, ListKernel, pack
 from ._state import state_ops
 from .tt_cuda import tt_ops
+
+if TYPE_CHECKING:
+    from .._C import TensorList
 
 try:
     from .. import _C
@@ -32,28 +37,19 @@ def _machine(device: torch.device) -> tuple[int, int]:
     return index, torch.cuda.current_stream(device).cuda_stream
 
 
-def _run(tensors: list[Packed], device: torch.device, seeds: list[int], scales: list[float],
+def _run(tensors: TensorList, device: torch.device, seeds: list[int], scales: list[float],
          decay: float, lane: int, distribution: str, rounding: str) -> None:  # fmt: skip
     _C.cuda_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
                     ROUNDING[rounding], *_machine(device))  # fmt: skip
 
 
-def perturb_(
-    params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
-    streams: list[int], offsets: list[int], distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
-    tensors = pack_list(params, out, streams, offsets)
-    _run(tensors, params[0].device, seeds, scales, decay, 0, distribution, rounding)
-
-
 def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
     """Fills `out`: a move from zeros with scale 1."""
-    tensors = [pack(None, out, stream, offset)]
+    tensors = _C.TensorList([pack(None, out, stream, offset)])
     _run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
 
 
-OPS = {"perturb_": perturb_, "normal_": normal_}
+OPS = {"perturb_": ListKernel(_run), "normal_": normal_}
 if _C is not None:
     OPS |= state_ops(_C.cuda_perturb_masked, _C.cuda_adam, _C.cuda_adamu, _machine)
     OPS |= tt_ops(_C, _machine)

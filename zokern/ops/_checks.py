@@ -104,15 +104,24 @@ def check_no_overlap(**lists: Sequence[Tensor]) -> None:
     extents = []
     for name, tensors in lists.items():
         for i, tensor in enumerate(tensors):
-            if tensor.numel() == 0:
-                continue
-            if not tensor.is_contiguous() and _overlaps_itself(tensor):
+            if tensor.is_contiguous():  # all but a few: 0.7 us less than the sum over dimensions
+                start = tensor.data_ptr()
+                stop = start + tensor.nbytes
+            elif _overlaps_itself(tensor):
                 raise ValueError(
                     f"{name}[{i}] overlaps itself in memory: shape {tuple(tensor.shape)}, "
                     f"strides {tensor.stride()}"
                 )
-            extents.append((*_extent(tensor), f"{name}[{i}]"))
+            else:
+                start, stop = _extent(tensor)
+            if start < stop:  # else empty, and overlaps nothing
+                extents.append((start, stop, name, i))
     extents.sort()
-    for (_, stop, first), (start, _, second) in zip(extents, extents[1:]):
-        if start < stop:
-            raise ValueError(f"{first} and {second} overlap in memory (tied weights are to be passed once)")
+    reached = 0
+    for k, (start, stop, name, i) in enumerate(extents):
+        if start < reached:
+            _, _, other, j = extents[k - 1]
+            raise ValueError(
+                f"{other}[{j}] and {name}[{i}] overlap in memory (tied weights are to be passed once)"
+            )
+        reached = stop

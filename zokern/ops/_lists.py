@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,11 +40,13 @@ class Lists:
         return all(p.numel() == 0 for p in self.params)
 
     def written(self, states: bool = True) -> None:
-        """Tells autograd: an op made with `define` does not."""
         for tensors in (self.out, *(self.states if states else [])):
-            for tensor in tensors:
-                if not tensor.is_inference():
-                    torch.autograd.graph.increment_version(tensor)
+            tell_autograd(tensors)
+
+
+def tell_autograd(written: list[Tensor]) -> None:
+    """An op made with `define` does not."""
+    torch.autograd.graph.increment_version([t for t in written if not t.is_inference()])
 
 
 def check_lists(
@@ -65,10 +68,11 @@ def check_lists(
     if out is not None:
         targets = as_list(out, Tensor)
         check_alike(sources, targets, "out", ("shape", "dtype", "device"))
+    device = sources[0].device if sources else None
     for i, tensor in enumerate(sources):
-        if tensor.device != sources[0].device:
+        if tensor.device != device:
             raise ValueError(
-                f"params[{i}] is on {tensor.device} and params[0] on {sources[0].device}; one device a call"
+                f"params[{i}] is on {tensor.device} and params[0] on {device}; one device a call"
             )
     state_lists = {name: as_list(tensors, Tensor) for name, tensors in states.items()}
     for name, tensors in state_lists.items():
@@ -103,6 +107,9 @@ def check_factors(values: float | Sequence[float], count: int, name: str) -> lis
     return factors
 
 
-def keep(indices: Sequence[int], *lists: list) -> list[list]:  # type: ignore[type-arg]
-    """The chosen entries of each list; an empty list (an absent state) stays empty."""
-    return [[entries[i] for i in indices] if entries else [] for entries in lists]
+def without_empty(params: list[Tensor], *lists: list[Any]) -> list[list[Any]]:
+    """`params` and the lists beside it, less the entries of empty tensors. An absent list, [], stays so."""
+    kept = [i for i, p in enumerate(params) if p.numel()]
+    if len(kept) == len(params):
+        return [params, *lists]
+    return [[entries[i] for i in kept] if entries else [] for entries in (params, *lists)]

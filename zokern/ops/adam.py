@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from ._checks import DISTRIBUTIONS, ROUNDINGS, as_list, check_choice, check_fp32, check_seeds
 from ._library import define, to_signed, to_unsigned
-from ._lists import Tensors, check_factors, check_lists, keep
+from ._lists import Tensors, check_factors, check_lists, without_empty
 
 VARIANTS = ("adam", "adamax", "adamm")
 
@@ -164,12 +164,11 @@ def _adam_out(
     distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     _, kernel = backends.select("adam_", params[0].device.type)
-    kept = [i for i, p in enumerate(params) if p.numel()]
-    tensors = keep(kept, params, out, exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
-    places = keep(kept, streams, offsets)
+    states = exp_avgs, exp_avg_sqs, max_exp_avg_sqs
+    *tensors, streams, offsets = without_empty(params, out, *states, streams, offsets)
     kernel(
-        *tensors, [to_unsigned(s) for s in seeds], grads, displacements, decay, rule, variant, *places,
-        distribution, rounding,
+        *tensors, [to_unsigned(s) for s in seeds], grads, displacements, decay, rule, variant, streams,
+        offsets, distribution, rounding,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from .. import backends
 from ..random import check_seed
 from ._checks import ROUNDINGS, check_choice, check_fp32
 from ._library import define, to_signed, to_unsigned
-from ._lists import Lists, Tensors, check_lists, keep
+from ._lists import Lists, Tensors, check_lists, without_empty
 
 
 def adamu_probe_(
@@ -184,9 +184,8 @@ def _run(
     numbers: tuple[float, ...], rule: list[float], streams: list[int], offsets: list[int], rounding: str,
 ) -> None:  # fmt: skip
     _, kernel = backends.select(op, params[0].device.type)
-    kept = [i for i, p in enumerate(params) if p.numel()]
-    tensors, places = keep(kept, params, out, exp_avgs), keep(kept, streams, offsets)
-    kernel(*tensors, to_unsigned(seed), *numbers, rule, *places, rounding)
+    *tensors, streams, offsets = without_empty(params, out, exp_avgs, streams, offsets)
+    kernel(*tensors, to_unsigned(seed), *numbers, rule, streams, offsets, rounding)
 
 
 def _probe_out(

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import backends
 from ._checks import DISTRIBUTIONS, ROUNDINGS, as_list, check_choice, check_fp32, check_seeds
 from ._library import define, to_signed, to_unsigned
-from ._lists import Tensors, check_alike, check_factors, check_lists, keep
+from ._lists import Tensors, check_alike, check_factors, check_lists, without_empty
 
 
 def perturb_masked_(
@@ -112,10 +112,8 @@ def _masked_out(
     distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     _, kernel = backends.select("perturb_masked_", params[0].device.type)
-    kept = [i for i, p in enumerate(params) if p.numel()]
-    tensors = keep(kept, params, out, masks, thresholds)
-    places = keep(kept, streams, offsets)
-    kernel(*tensors, [to_unsigned(s) for s in seeds], scales, decay, *places, distribution, rounding)
+    *tensors, streams, offsets = without_empty(params, out, masks, thresholds, streams, offsets)
+    kernel(*tensors, [to_unsigned(s) for s in seeds], scales, decay, streams, offsets, distribution, rounding)
 
 
 def _masked(params: list[Tensor], *arguments: object) -> None:
