@@ -233,6 +233,16 @@ def test_killed_comparison_is_continued_by_the_same_command(tmp_path):
     assert "Resuming after step" in (out / "mezo-full-seed0" / "log.txt").read_text()
 
 
+def test_a_child_runs_this_zokern(tmp_path, quiet, monkeypatch):
+    """Not one that lies in the working directory: a clone beside an installation has no compiled kernels."""
+    other = tmp_path / "zokern"
+    other.mkdir()
+    (other / "__init__.py").write_text("raise ImportError('another zokern')")
+    monkeypatch.chdir(tmp_path)
+    (row,) = run_comparison(digits(runs="mezo:full", seeds=1), out=tmp_path / "out", display=quiet)
+    assert row.get("failed") is None and row["forward_passes"] == 48
+
+
 def test_a_child_that_dies_is_a_row_with_its_reason(tmp_path, quiet, monkeypatch):
     monkeypatch.setattr(runner.sys, "executable", "/bin/false")
     rows = run_comparison(digits(runs="zero-shot"), out=tmp_path / "out", display=quiet)

@@ -208,7 +208,11 @@ def _result(home: Path) -> dict[str, Any] | None:
 
 def _child(home: Path, tick: Callable[[], None]) -> int:
     """Runs a cell in a session of its own, so that Ctrl-C reaches it once, through here."""
-    program = "import sys; from zokern.compare.child import main; sys.exit(main(sys.argv[1]))"
+    # -c looks in the working directory first, where an uncompiled copy of zokern may lie
+    program = (
+        "import sys; sys.path[:] = filter(None, sys.path)\n"
+        "from zokern.compare.child import main; sys.exit(main(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", program, str(home)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with (

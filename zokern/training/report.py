@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from zokern import plots
+from zokern import backends, plots
 from zokern.models import PromptedClassifier
+from zokern.native.cpu import current_isa
 from zokern.tasks import Evaluation
 from zokern.training.display import Display, format_duration
 from zokern.training.folder import PLOT, SUMMARY, explained
@@ -43,10 +44,18 @@ def show_header(run: Run, display: Display) -> None:
             ("model", run.model.description),
             ("tuning", f"{run.tuned.description}: {run.trainable:,} trainable parameters"),
             ("method", f"{options.method}, {rates}, batch {options.batch_size}"),
-            ("", f"{options.dtype}, restore {restore}, {options.device}, seed {options.seed}"),
+            ("", f"{options.dtype}, restore {restore}, {_backend(options.device)}, seed {options.seed}"),
             ("folder", str(run.folder.path)),
         ]
     )
+
+
+def _backend(device: str) -> str:
+    """The device and the kernels that serve it: "cpu (avx512)"."""
+    name, _ = backends.select("perturb_", torch.device(device).type)
+    if name == "reference":
+        return f"{device} (plain PyTorch, many times slower than compiled kernels)"
+    return f"{device} ({current_isa() if name == 'cpu' else name})"
 
 
 def show_resume(run: Run, display: Display) -> None:
