@@ -108,7 +108,8 @@ ZK_INLINE void normal_pair(uint32_t w, uint32_t partner, float& z0, float& z1) {
   float first, second;  // one LOP3 into a predicate; `(w & bit) != 0` compiles to three instructions
   asm("{.reg .pred p; .reg .u32 t; and.b32 t, %4, 0x40000000; setp.ne.u32 p, t, 0;"
       " selp.f32 %0, %2, %3, p; selp.f32 %1, %3, %2, p;}"
-      : "=f"(first), "=f"(second) : "f"(s), "f"(c), "r"(w));
+      : "=f"(first), "=f"(second)
+      : "f"(s), "f"(c), "r"(w));
   z0 = r * first;
   z1 = r * second;
 #else

@@ -21,9 +21,17 @@ struct Avx2 {
   ZK_INLINE W word(uint32_t v) { return _mm256_set1_epi32(static_cast<int>(v)); }
   ZK_INLINE W as_words(F v) { return _mm256_castps_si256(v); }
   ZK_INLINE F as_floats(W v) { return _mm256_castsi256_ps(v); }
-  ZK_INLINE W and_or(W a, uint32_t mask, uint32_t set) { return _mm256_or_si256(_mm256_and_si256(a, word(mask)), word(set)); }
-  template <int N> ZK_INLINE W shift_right(W a) { return _mm256_srli_epi32(a, N); }
-  template <int N> ZK_INLINE W shift_left(W a) { return _mm256_slli_epi32(a, N); }
+  ZK_INLINE W and_or(W a, uint32_t mask, uint32_t set) {
+    return _mm256_or_si256(_mm256_and_si256(a, word(mask)), word(set));
+  }
+  template <int N>
+  ZK_INLINE W shift_right(W a) {
+    return _mm256_srli_epi32(a, N);
+  }
+  template <int N>
+  ZK_INLINE W shift_left(W a) {
+    return _mm256_slli_epi32(a, N);
+  }
   ZK_INLINE W shift_left_each(W a, W n) { return _mm256_sllv_epi32(a, n); }
   ZK_INLINE W add(W a, W b) { return _mm256_add_epi32(a, b); }
   ZK_INLINE W and_(W a, W b) { return _mm256_and_si256(a, b); }
@@ -60,10 +68,13 @@ struct Avx2 {
   ZK_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
   ZK_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
   ZK_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
-  template <int Bit> ZK_INLINE F select(W w, F yes, F no) {
+  template <int Bit>
+  ZK_INLINE F select(W w, F yes, F no) {
     return _mm256_blendv_ps(no, yes, as_floats(_mm256_slli_epi32(w, 31 - Bit)));
   }
-  ZK_INLINE F select_below(F a, F bound, F yes, F no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, bound, _CMP_LT_OQ)); }
+  ZK_INLINE F select_below(F a, F bound, F yes, F no) {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, bound, _CMP_LT_OQ));
+  }
   ZK_INLINE F to_float(W v) { return _mm256_cvtepi32_ps(v); }
   ZK_INLINE F truncate(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
   ZK_INLINE F exponent_term(F f) {
@@ -83,14 +94,17 @@ struct Avx2 {
   ZK_INLINE F load_part(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   ZK_INLINE void store_part(float* p, F v, int n) { _mm256_maskstore_ps(p, first(n), v); }
   ZK_INLINE F load_bf16(const uint16_t* p) {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
   }
   ZK_INLINE void store_high_halves(uint16_t* p, W v) {
     const W high = _mm256_srli_epi32(v, 16);
     const W packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
   }
-  ZK_INLINE F load_half(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+  ZK_INLINE F load_half(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   ZK_INLINE void store_half(uint16_t* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
@@ -98,7 +112,9 @@ struct Avx2 {
   ZK_INLINE void store_pairs(uint16_t* p, W v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 
  private:
-  ZK_INLINE W first(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+  ZK_INLINE W first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
 };
 
 }  // namespace

@@ -22,9 +22,17 @@ struct Avx512 {
   ZK_INLINE W word(uint32_t v) { return _mm512_set1_epi32(static_cast<int>(v)); }
   ZK_INLINE W as_words(F v) { return _mm512_castps_si512(v); }
   ZK_INLINE F as_floats(W v) { return _mm512_castsi512_ps(v); }
-  ZK_INLINE W and_or(W a, uint32_t mask, uint32_t set) { return _mm512_ternarylogic_epi32(a, word(mask), word(set), kAndOr); }
-  template <int N> ZK_INLINE W shift_right(W a) { return _mm512_srli_epi32(a, N); }
-  template <int N> ZK_INLINE W shift_left(W a) { return _mm512_slli_epi32(a, N); }
+  ZK_INLINE W and_or(W a, uint32_t mask, uint32_t set) {
+    return _mm512_ternarylogic_epi32(a, word(mask), word(set), kAndOr);
+  }
+  template <int N>
+  ZK_INLINE W shift_right(W a) {
+    return _mm512_srli_epi32(a, N);
+  }
+  template <int N>
+  ZK_INLINE W shift_left(W a) {
+    return _mm512_slli_epi32(a, N);
+  }
   ZK_INLINE W shift_left_each(W a, W n) { return _mm512_sllv_epi32(a, n); }
   ZK_INLINE W add(W a, W b) { return _mm512_add_epi32(a, b); }
   ZK_INLINE W and_(W a, W b) { return _mm512_and_si512(a, b); }
@@ -46,7 +54,9 @@ struct Avx512 {
 
   // --- Philox
   ZK_INLINE Wide wide(uint64_t v) { return _mm512_set1_epi64(static_cast<long long>(v)); }
-  ZK_INLINE Wide wide_iota(uint64_t first) { return _mm512_add_epi64(wide(first), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)); }
+  ZK_INLINE Wide wide_iota(uint64_t first) {
+    return _mm512_add_epi64(wide(first), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+  }
   ZK_INLINE Wide add_wide(Wide a, uint64_t b) { return _mm512_add_epi64(a, wide(b)); }
   ZK_INLINE Wide multiply(Wide a, uint32_t m) { return _mm512_mul_epu32(a, wide(m)); }
   ZK_INLINE Wide high(Wide product) { return _mm512_srli_epi64(product, 32); }
@@ -69,7 +79,8 @@ struct Avx512 {
   ZK_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
   ZK_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
   ZK_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
-  template <int Bit> ZK_INLINE F select(W w, F yes, F no) {
+  template <int Bit>
+  ZK_INLINE F select(W w, F yes, F no) {
     return _mm512_mask_blend_ps(_mm512_test_epi32_mask(w, word(1u << Bit)), no, yes);
   }
   ZK_INLINE F select_below(F a, F bound, F yes, F no) {
@@ -80,7 +91,8 @@ struct Avx512 {
   ZK_INLINE F exponent_term(F f) { return sub(broadcast(22.0f), _mm512_getexp_ps(f)); }
   ZK_INLINE void interleave(F a, F b, F& low, F& high) {
     low = _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
-    high = _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+    high =
+        _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
   }
 
   // --- memory
@@ -91,14 +103,18 @@ struct Avx512 {
   ZK_INLINE F load_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   ZK_INLINE void store_part(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
   ZK_INLINE F load_bf16(const uint16_t* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+    return _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
   }
   ZK_INLINE void store_high_halves(uint16_t* p, W v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
   }
-  ZK_INLINE F load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  ZK_INLINE F load_half(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
   ZK_INLINE void store_half(uint16_t* p, F v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   ZK_INLINE W load_pairs(const uint16_t* p) { return _mm512_loadu_si512(p); }
   ZK_INLINE void store_pairs(uint16_t* p, W v) { _mm512_storeu_si512(p, v); }

@@ -133,7 +133,8 @@ struct Portable {
   ZK_INLINE void store_pairs(uint16_t* p, W v) { std::memcpy(p, &v, sizeof v); }
 
  private:
-  template <class Mask> ZK_INLINE F pick(Mask mask, F yes, F no) {
+  template <class Mask>
+  ZK_INLINE F pick(Mask mask, F yes, F no) {
     const W m = reinterpret_cast<W>(mask);
     return as_floats((m & as_words(yes)) | (~m & as_words(no)));
   }
