@@ -40,12 +40,13 @@ class Lists:
         return all(p.numel() == 0 for p in self.params)
 
     def written(self, states: bool = True) -> None:
+        """Tells autograd what the op wrote."""
         for tensors in (self.out, *(self.states if states else [])):
             tell_autograd(tensors)
 
 
 def tell_autograd(written: list[Tensor]) -> None:
-    """An op made with `define` does not."""
+    """Counts a write in place of each tensor, as an op made with `define` does not."""
     torch.autograd.graph.increment_version([t for t in written if not t.is_inference()])
 
 
