@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_calls
 
-It is checks and packing, and counts where the work is small: adapters, or any list on a fast GPU. Beside it the
+It is checks and packing, and counts where the work is small: adapters, or many small tensors. Beside it the
 loops of bench_perturb, and `torch._foreach_add_`, one call for a list too. "first call" is of a list that was
 not met before.
 """

@@ -104,7 +104,7 @@ def check_no_overlap(**lists: Sequence[Tensor]) -> None:
     extents = []
     for name, tensors in lists.items():
         for i, tensor in enumerate(tensors):
-            if tensor.is_contiguous():  # all but a few: 0.7 us less than the sum over dimensions
+            if tensor.is_contiguous():  # all but a few, and quicker than the sum over dimensions
                 start = tensor.data_ptr()
                 stop = start + tensor.nbytes
             elif _overlaps_itself(tensor):

@@ -8,6 +8,18 @@ import torch
 
 LIBRARY = torch.library.Library("zokern", "DEF")
 
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""Types with no behaviour of their own when an op is called."""
+
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_transform = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+
+
+def observed() -> bool:
+    """Whether a dispatch mode, a transform or a tracer is to see the ops, so that they must be dispatched."""
+    return bool(_modes()) or _transform() is not None or _tracing() is not None
+
 
 def define(schema: str, implementation: Callable[..., object], fake: Callable[..., object]) -> None:
     """Registers an op once: its schema, one implementation for every device (it asks

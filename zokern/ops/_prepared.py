@@ -1,14 +1,14 @@
 """Prepared lists: what the checks of a list found, for as long as that stays so.
 
-Checking and packing 148 tensors takes 0.45 ms, longer than a fast GPU needs for their 124 M weights. A list
-met for the second time is kept as the backend takes it, under its addresses and places in the stream. Each
-later call compares what the checks rest on, sizes, dtypes and density, and takes the long way if anything
-differs, or if a mode, a transform, a tracer or a profiler is to see the op.
+Checking and packing 148 tensors takes 0.4 ms (benchmarks/bench_calls.py). A list met for the second time is
+kept as the backend takes it, under its addresses and places in the stream. Each later call compares what the
+checks rest on, sizes, dtypes and density, and takes the long way if anything differs, or if a mode, a
+transform, a tracer or a profiler is to see the op.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +17,15 @@ from torch import Tensor
 
 from .. import backends
 from ..native._pack import ListKernel
+from ._library import PLAIN, observed
 
 MAX_LISTS = 512  # remembered
 
 _SEQUENCES = (list, tuple, range)
-_PLAIN = {Tensor, torch.nn.Parameter}
+_PLAIN = set(PLAIN)
 _data_ptr, _numel, _is_contiguous = Tensor.data_ptr, Tensor.numel, Tensor.is_contiguous
 _dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
 _requires_grad = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
-_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_transform = torch._C._functorch.peek_interpreter_stack
-_tracing = torch._C._get_tracing_state
 _profiling = torch.autograd._profiler_enabled
 
 Key = tuple[Any, ...]
@@ -65,7 +63,7 @@ def key_of(
         return None
     if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
         return None
-    if _modes() or _transform() is not None or _tracing() is not None or _profiling():
+    if observed() or _profiling():
         return None
     device = tensors[0].device.type
     kernel = backends.select(op, device)[1] if device in backends.PREFERENCE else None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from ._library import PLAIN, observed
 from ._tt_checks import TTLayer, TTNoise, check_x, count_queries
 from ._tt_rows import check_out, through_rows
 from .tt_plan import make_plan
@@ -24,12 +25,8 @@ CACHE: dict[tuple, Prepared] = {}
 MAX_LAYERS = 4096  # remembered in CACHE
 MAX_ROWS = 1024  # remembered row counts of one layer
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 _DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _data_ptr = Tensor.data_ptr
-_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_transform = torch._C._functorch.peek_interpreter_stack
-_tracing = torch._C._get_tracing_state
 _grad_enabled = torch.is_grad_enabled
 _threads = torch.get_num_threads
 _requested = backends._choice.get
@@ -77,12 +74,10 @@ class Prepared:
     ) -> Tensor | None:
         """y, or None where this path cannot answer for the call."""
         if (
-            type(x) not in _PLAIN
+            type(x) not in PLAIN
             or _requested() is not self._asked
             or [*map(_data_ptr, tensors)] != self._pointers
-            or _modes()
-            or _transform() is not None
-            or _tracing() is not None
+            or observed()
             or not x.is_cpu
         ):
             return None
@@ -115,7 +110,7 @@ class Prepared:
     def _apart(self, x: Tensor, out: Tensor) -> bool:
         """`out` is plainly as y would be, in other memory than x."""
         if (
-            type(out) not in _PLAIN
+            type(out) not in PLAIN
             or out.dtype is not x.dtype
             or not out.is_contiguous()
             or not out.is_cpu
@@ -152,10 +147,10 @@ def prepare(
 ) -> Prepared | None:  # fmt: skip
     """The prepared call of checked layers, or None where another backend serves them or a core is
     not dense."""
-    if _modes() or _transform() is not None or _tracing() is not None:
+    if observed():
         return None
     for tensor in tensors:
-        if type(tensor) not in _PLAIN or not tensor.is_cpu or tensor.dtype != torch.float32:
+        if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.dtype != torch.float32:
             return None
     if backends.select(op, "cpu")[0] != "cpu":
         return None
