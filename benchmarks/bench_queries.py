@@ -3,7 +3,7 @@
     python -m benchmarks.bench_queries [--threads N] [--quick]
 
 adapter   2Q = 8 perturbed evaluations of one adapter, rank 5, on N tokens each.
-  loop         what `queries="loop"` does: perturb_ of the whole adapter in one call, then tt_adapter on the
+  loop         what `evaluation="loop"` does: perturb_ of the whole adapter in one call, then tt_adapter on the
                N rows; eight times. The loop of the README's ratios: nothing is written tensor by tensor
   loop, fused  eight tt_adapter calls that make the perturbed cores inside
   loop, given  eight tt_adapter calls, the perturbed copies given
@@ -31,8 +31,11 @@ from torch import Tensor, nn
 
 import zokern
 from zokern.nn import TTAdapter, add_tt_adapters
-from zokern.nn.queries import BatchedCopies, Point, Trainable
 from zokern.optim import AdaZeta
+from zokern.optim.engine import Trainables
+from zokern.optim.moves import Point
+from zokern.optim.parallel import BatchedCopies
+from zokern.optim.perturbation import FullDirections
 
 from .timing import RESULTS, Writer, interleaved, machine_line, saved, table
 from .tt_cases import Layer, plain_adapter
@@ -149,8 +152,8 @@ def step_cases(model: LastToken, rows: int, length: int) -> Cases:
         return F.cross_entropy(model(ids), labels).item()
 
     flat = model.lm.tt_adapters.flat
-    points = [Point(seed, (scale,)) for seed, scale in zip(SEEDS, SCALES)]
-    copies = BatchedCopies(model, [Trainable(flat, 0, 0)])
+    points: list[Point] = [[{seed: scale}] for seed, scale in zip(SEEDS, SCALES)]
+    copies = BatchedCopies(model, Trainables([flat], ["flat"], [0], 1), FullDirections("gaussian"))
     kept = flat.detach().clone()
     looped = []
     for seed, scale in zip(SEEDS, SCALES):
@@ -162,8 +165,8 @@ def step_cases(model: LastToken, rows: int, length: int) -> Cases:
     worst = max(abs(a - b) for a, b in zip(looped, batched))
     assert worst < 1e-5, worst
     return {
-        queries: functools.partial(AdaZeta(model, lr=0.0, schedule=4, queries=queries).step, closure)
-        for queries in ("loop", "parallel")
+        row: functools.partial(AdaZeta(model, lr=0.0, schedule=4, evaluation=evaluation).step, closure)
+        for row, evaluation in (("loop", "loop"), ("parallel", "batched"))
     }
 
 

@@ -162,7 +162,7 @@ ROWS = [
     Row("MeZO-SVRG, full step", lambda m: MeZOSVRG(m, interval=2), svrg_step, 2),
     Row("MeZO-SVRG, other steps", lambda m: MeZOSVRG(m, interval=2), svrg_step, 3),
     Row("MeZO-SVRG, other steps, `lazy`", lambda m: MeZOSVRG(m, interval=2, lazy=True), svrg_step, 3),
-    Row("MeZO-SVRG, other steps, snapshot copied", lambda m: MeZOSVRG(m, interval=2, snapshot="copy"), svrg_step, 3),
+    Row("MeZO-SVRG, other steps, anchor copied", lambda m: MeZOSVRG(m, interval=2, anchor="copy"), svrg_step, 3),
     Row("ZO-SVRG, other steps, batch of 2", lambda m: ZOSVRG(m, num_samples=8), lambda o, c: o.step(c, [0, 1]), 3),
     Row("SparseMeZO (`exact`)", lambda m: SparseMeZO(m)),
     Row("SparseMeZO, in place", lambda m: SparseMeZO(m, restore="inplace")),

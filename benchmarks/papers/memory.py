@@ -58,9 +58,9 @@ def _zeroth_order(build: Callable[[Classifier], Any]) -> Callable[[Classifier, B
     return run
 
 
-def _svrg(snapshot: str) -> Callable[[Classifier, Batch, Loss], None]:
+def _svrg(anchor: str) -> Callable[[Classifier, Batch, Loss], None]:
     def run(model: Classifier, batch: Batch, loss: Loss) -> None:
-        optimizer = MeZOSVRG(model, snapshot=snapshot, interval=2)
+        optimizer = MeZOSVRG(model, anchor=anchor, interval=2)
         for _ in range(2):  # a full step, of one micro-batch, and a mini-batch step
             optimizer.step(lambda: loss(batch), full_closure=lambda: loss(batch))
 

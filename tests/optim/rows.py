@@ -54,7 +54,7 @@ class ZOSVRGOnOneLoss(ZOSVRG):
 
 @dataclass
 class SVRGOracle(Oracle):
-    snapshot: list[Tensor] = field(default_factory=list)
+    anchor: list[Tensor] = field(default_factory=list)
     full: list[Tensor] = field(default_factory=list)
     owed: float = 1.0
     slow: ClassVar[float] = LR / 4  # between full steps
@@ -67,11 +67,11 @@ class SVRGOracle(Oracle):
         seeds = [zokern.derive_seed(0, t, query) for query in range(self.queries(t % interval == 0))]
         mean, grad = estimate(weights, loss, seeds)
         if t % interval == 0:
-            self.snapshot = [w.clone() for w in weights]
+            self.anchor = [w.clone() for w in weights]
             self.full = grad
             rate, direction = LR, grad
         else:
-            _, there = estimate(self.snapshot, loss, seeds)
+            _, there = estimate(self.anchor, loss, seeds)
             rate = self.slow
             direction = [a - b + c for a, b, c in zip(grad, there, self.full)]
         self.owed *= 1 - rate * decay

@@ -106,11 +106,11 @@ def test_without_steps_per_epoch_the_epoch_must_be_told() -> None:
     assert len(optimizer.last.losses) == 8
 
 
-@pytest.mark.parametrize("queries", ["loop", "parallel"])
+@pytest.mark.parametrize("evaluation", ["loop", "batched"])
 @pytest.mark.parametrize("restore", ["auto", "snapshot"])
-def test_trains(queries: str, restore: str) -> None:
+def test_trains(evaluation: str, restore: str) -> None:
     model = tt_model()
-    optimizer = AdaZeta(model, lr=5e-3, eps=1e-3, schedule=4, queries=queries, restore=restore, seed=3)
+    optimizer = AdaZeta(model, lr=5e-3, eps=1e-3, schedule=4, evaluation=evaluation, restore=restore, seed=3)
     first = loss_of(model)().item()
     for _ in range(120):
         optimizer.step(loss_of(model))
@@ -122,13 +122,13 @@ class TestParallel:
     @pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
     def test_losses_are_the_loops_to_rounding(self, max_parallel: int | None, distribution: str) -> None:
         seen, ids = [], tokens()
-        for queries, most in (("loop", None), ("parallel", max_parallel)):
+        for evaluation, most in (("loop", None), ("batched", max_parallel)):
             model = make("llama")
             flat = add_tt_adapters(model, 8, 3, bias=True, init="gaussian").flat
             with torch.no_grad():
                 flat.copy_(0.3 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(1)))
             optimizer = AdaZeta(
-                model, eps=1e-2, schedule=4, queries=queries, max_parallel=most,
+                model, eps=1e-2, schedule=4, evaluation=evaluation, max_parallel=most,
                 distribution=distribution,
             )  # fmt: skip
             optimizer.step(lambda model=model: F.cross_entropy(model(ids).logits[:, -1], LABELS))
@@ -153,10 +153,10 @@ class TestParallel:
             logged.append(list(optimizer.last.losses))
         optimizer.flush()
         assert not torch.equal(weights(loop), weights(start))
-        for queries in ("loop", "parallel"):
+        for evaluation in ("loop", "batched"):
             replayed, handed = copy.deepcopy(start), copy.deepcopy(start)
-            again = AdaZeta(replayed, **options, queries=queries)
-            fed = AdaZeta(handed, **options, queries=queries)
+            again = AdaZeta(replayed, **options, evaluation=evaluation)
+            fed = AdaZeta(handed, **options, evaluation=evaluation)
             for losses in logged:
                 again.replay_step(losses)
                 values = iter(losses)
@@ -168,7 +168,7 @@ class TestParallel:
 
     def test_stored_parameters_are_never_written_in_a_step_of_probes(self) -> None:
         model = tt_model()
-        optimizer = AdaZeta(model, schedule=2, queries="parallel")
+        optimizer = AdaZeta(model, schedule=2, evaluation="batched")
         start, versions = weights(model), []
         optimizer.step(lambda: versions.append(weights(model)) or loss_of(model)())
         assert len(versions) == 4 and all(torch.equal(v, start) for v in versions)
@@ -176,7 +176,7 @@ class TestParallel:
 
     def test_an_error_in_the_closure_changes_nothing(self) -> None:
         model = tt_model()
-        optimizer = AdaZeta(model, schedule=2, queries="parallel")
+        optimizer = AdaZeta(model, schedule=2, evaluation="batched")
         start, calls = weights(model), []
 
         def closure() -> torch.Tensor:
@@ -193,7 +193,7 @@ class TestParallel:
 
     def test_pending_update_is_landed_before_the_copies_are_made(self) -> None:
         model = tt_model()
-        optimizer = AdaZeta(model, lr=5e-3, schedule=2, queries="parallel")
+        optimizer = AdaZeta(model, lr=5e-3, schedule=2, evaluation="batched")
         for _ in range(3):
             optimizer.step(loss_of(model))
         expected = weights(model)
@@ -204,7 +204,7 @@ class TestParallel:
 
     def test_param_groups_have_their_own_scale_and_rate(self) -> None:
         results = []
-        for queries in ("loop", "parallel"):
+        for evaluation in ("loop", "batched"):
             torch.manual_seed(0)
             model = nn.Sequential(nn.Linear(16, 24), nn.Tanh(), TTLinear(24, 4, 3))
             with torch.no_grad():
@@ -217,7 +217,7 @@ class TestParallel:
             ]
             model[0].bias.requires_grad_(False)
             optimizer = AdaZeta(
-                groups, lr=0.05, schedule=2, queries=queries, restore="snapshot", module=model
+                groups, lr=0.05, schedule=2, evaluation=evaluation, restore="snapshot", module=model
             )
             start = model[2].flat.detach().clone()
             optimizer.step(loss_of(model))
@@ -229,7 +229,7 @@ class TestParallel:
         model = tt_model()
         options: dict[str, Any] = {
             "lr": 5e-3, "schedule": QuerySchedule(1.0, 1.0), "steps_per_epoch": 2,
-            "queries": "parallel",
+            "evaluation": "batched",
         }  # fmt: skip
         optimizer = AdaZeta(model, **options)
         for _ in range(3):
@@ -255,12 +255,12 @@ def test_schedule_works_with_other_optimizers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"queries": "both"}, "queries must be one of 'loop', 'parallel', got 'both'"),
+        ({"evaluation": "both"}, "evaluation must be one of 'loop', 'batched', got 'both'"),
         ({"max_parallel": 0}, "max_parallel must be an integer >= 1, got 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be an integer >= 1, got 0"),
         ({"schedule": 0}, "num_queries must be an integer >= 1, got 0"),
         ({"lr": -1.0}, "lr must be a number >= 0, got -1.0"),
-        ({"queries": "parallel", "restore": "inplace"}, "restore must be 'auto' or 'snapshot'"),
+        ({"evaluation": "batched", "restore": "inplace"}, "restore must be 'auto' or 'snapshot'"),
     ],
 )
 def test_rejects_by_name(options: dict[str, Any], message: str) -> None:
@@ -270,12 +270,12 @@ def test_rejects_by_name(options: dict[str, Any], message: str) -> None:
 
 def test_parallel_needs_the_module() -> None:
     with pytest.raises(ValueError, match="needs the module, whose forward it batches"):
-        AdaZeta(tt_model().parameters(), queries="parallel")
+        AdaZeta(tt_model().parameters(), evaluation="batched")
 
 
 def test_parallel_says_at_once_what_cannot_have_copies() -> None:
     with pytest.raises(ValueError, match=r"0 \(Conv1d\) is trained"):
-        AdaZeta(nn.Sequential(nn.Conv1d(1, 1, 1)), queries="parallel")
+        AdaZeta(nn.Sequential(nn.Conv1d(1, 1, 1)), evaluation="batched")
 
 
 def test_small_trainables_are_restored_from_a_copy() -> None:

@@ -15,8 +15,8 @@ import zokern
 from tests.optim.conftest import Passes
 from tests.optim.problems import EPS, LR, RESTORES, Bowl, same, values
 from zokern.optim import MeZO, ZerothOrderOptimizer, ZOAdaMU
-from zokern.optim import engine as engine_module
-from zokern.optim.engine import Batch
+from zokern.optim import perturbation as passes_module
+from zokern.optim.moves import Pass
 
 ELEMENTS = 3 * 5 + 7 + 9
 restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())
@@ -174,9 +174,9 @@ def test_a_fused_update_starts_from_the_committed_weights(restore: str) -> None:
         def step(self, closure: Callable[[], Any]) -> float:  # type: ignore[override]
             self.evaluate(closure, {1: 1.0})
 
-            def halve(batch: Batch) -> None:
-                self._apply(batch)
-                torch._foreach_mul_(batch.target, 0.5)
+            def halve(work: Pass) -> None:
+                self.directions.apply(work)
+                torch._foreach_mul_(work.target, 0.5)
 
             self.update(halve)
             return 0.0
@@ -244,7 +244,7 @@ def test_ctrl_c_during_a_pass_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     model = Bowl()
     start = values(model)
     optimizer = MeZO([{"params": [p]} for p in model.parameters()], LR, EPS)
-    plain = engine_module.perturb_
+    plain = passes_module.perturb_
     passes = 0
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
@@ -254,7 +254,7 @@ def test_ctrl_c_during_a_pass_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         if passes == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(engine_module, "perturb_", interrupted)
+    monkeypatch.setattr(passes_module, "perturb_", interrupted)
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(model)
     assert passes == 3  # to, across (interrupted), back
@@ -269,7 +269,7 @@ def test_a_pass_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) -
     start = values(model)
     groups = [{"params": [p], "eps": EPS * (g + 1)} for g, p in enumerate(model.parameters())]
     optimizer = MeZO(groups, LR, EPS)
-    plain = engine_module.perturb_
+    plain = passes_module.perturb_
     passes = 0
 
     def failing(*args: Any, **kwargs: Any) -> None:
@@ -279,7 +279,7 @@ def test_a_pass_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) -
             raise MemoryError("no more")
         plain(*args, **kwargs)
 
-    monkeypatch.setattr(engine_module, "perturb_", failing)
+    monkeypatch.setattr(passes_module, "perturb_", failing)
     with pytest.raises(MemoryError, match="no more"):
         optimizer.step(model)
     for p, w in zip(model.parameters(), start):

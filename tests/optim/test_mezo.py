@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from tests.optim.problems import EPS, LR, RESTORES, Bowl, same, values
-from zokern.optim import MeZO, _dense
-from zokern.optim.engine import ApplySeeds, Batch
+from zokern.optim import MeZO, dense
+from zokern.optim.moves import Pass
+from zokern.optim.perturbation import FullDirections
 from zokern.reference.perturb import CHUNK
 
 
@@ -85,10 +86,11 @@ def test_dense_updates_of_16_bit_weights_use_the_rounding_of_perturb(dtype: torc
     weights = [torch.linspace(-2, 2, size).to(dtype), torch.randn(6, 5).to(dtype).t()]
     twins = [w.clone() for w in weights]
     zeros = [torch.zeros_like(w, dtype=torch.float32) for w in weights]
-    apply = ApplySeeds()
-    batch = Batch([3, 5], 0, weights, weights, 0.75, {7: 1e-3, 9: 0.5}, "stochastic")
-    _dense.add_(batch, zeros, 1.0, apply, "stochastic", seed=7)
-    apply(Batch([3, 5], 0, twins, twins, 0.75, {7: 1e-3, 9: 0.5}, "stochastic"))
+    full = FullDirections("gaussian")
+    move: dict[str, Any] = {"decay": 0.75, "terms": {7: 1e-3, 9: 0.5}, "rounding": "stochastic"}
+    work = Pass([3, 5], 0, weights, weights, **move, rounding_seed=7)
+    dense.add_(work, zeros, 1.0, full, "stochastic", seed=7)
+    full.apply(Pass([3, 5], 0, twins, twins, **move, rounding_seed=7))
     assert same(weights, twins)
 
 

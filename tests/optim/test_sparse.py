@@ -13,7 +13,7 @@ import zokern
 from tests.conftest import bits
 from tests.optim.problems import RESTORES, Bowl, same, values
 from zokern.optim import BlockSchedule, SparseMeZO
-from zokern.optim.sparse import threshold
+from zokern.optim.perturb_masked import threshold
 
 EPS = 2.0**-7
 restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())

@@ -32,7 +32,7 @@ class Samples:
         return float(((self.x[chosen] @ w - self.y[chosen]) ** 2).mean())
 
 
-def test_at_the_snapshot_the_estimator_is_the_full_batch_one() -> None:
+def test_at_the_anchor_the_estimator_is_the_full_batch_one() -> None:
     """There both terms of any mini-batch cancel exactly: no variance is left but the full batch's."""
     problem = Samples()
     start = problem.w.detach().clone()
@@ -40,7 +40,7 @@ def test_at_the_snapshot_the_estimator_is_the_full_batch_one() -> None:
     for batch in combinations(range(6), 2):
         with torch.no_grad():
             problem.w.copy_(start)
-        # the full step moves by nothing, so that the mini-step is at the snapshot
+        # the full step moves by nothing, so that the mini-step is at the anchor
         optimizer = MeZOSVRG([problem.w], lr=1e-30, eps=EPS, lr_minibatch=0.5, interval=2)
         optimizer.step(lambda: 0.0, full_closure=problem.loss)
         optimizer.param_groups[0]["lr_begun"] = 1e-30
@@ -53,7 +53,7 @@ def test_at_the_snapshot_the_estimator_is_the_full_batch_one() -> None:
         torch.testing.assert_close(move, -0.5 * full * z, rtol=1e-5, atol=1e-7)
 
 
-def test_away_from_the_snapshot_the_variance_is_that_of_the_displacement() -> None:
+def test_away_from_the_anchor_the_variance_is_that_of_the_displacement() -> None:
     """Over all mini-batches the estimate has the full batch's mean, and less variance than MeZO's."""
     problem = Samples()
     start = problem.w.detach().clone()
@@ -112,7 +112,7 @@ def watched(model: Looks) -> Looks:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("snapshot", "restore"),
+    ("anchor", "restore"),
     [
         ("replay", "inplace"),
         ("replay", "exact"),
@@ -121,39 +121,39 @@ def watched(model: Looks) -> Looks:
         ("copy", "snapshot"),
     ],
 )
-def test_both_terms_share_a_seed_and_see_a_true_snapshot(
-    snapshot: str, restore: str, dtype: torch.dtype
+def test_both_terms_share_a_seed_and_see_a_true_anchor(
+    anchor: str, restore: str, dtype: torch.dtype
 ) -> None:
-    """Fails where the snapshot is a shallow copy, or the second term draws a seed of its own."""
+    """Fails where the anchor is a shallow copy, or the second term draws a seed of its own."""
     if dtype == torch.bfloat16 and restore == "inplace":
         pytest.skip("16-bit weights drift when moved in place")
     model = watched(Looks(dtype))
     optimizer = MeZOSVRG(
-        model, lr=0.05, eps=EPS, lr_minibatch=0.02, interval=4, snapshot=snapshot, restore=restore
+        model, lr=0.05, eps=EPS, lr_minibatch=0.02, interval=4, anchor=anchor, restore=restore
     )
-    at_snapshot = model.layer.weight.detach().clone()
+    at_anchor = model.layer.weight.detach().clone()
     optimizer.step(model, full_closure=model)
-    exact = snapshot == "copy"
-    # a replayed snapshot carries the roundings of the updates that it undoes
+    exact = anchor == "copy"
+    # a replayed anchor carries the roundings of the updates that it undoes
     tolerance = 0.0 if exact else {torch.float32: 4e-6, torch.bfloat16: 2.0**-4}[dtype]
     for t in range(1, 4):
         model.seen.clear()
         before = model.layer.weight.detach().clone()
         optimizer.step(model)
-        assert (before.double() - at_snapshot.double()).abs().max() > 0.25
+        assert (before.double() - at_anchor.double()).abs().max() > 0.25
         seed = zokern.derive_seed(0, t)
-        for base, points in ((before, model.seen[:2]), (at_snapshot, model.seen[2:])):
+        for base, points in ((before, model.seen[:2]), (at_anchor, model.seen[2:])):
             for sign, point in zip((1, -1), points):
                 expected = base.clone()
                 zokern.perturb_([expected], seed, sign * EPS)
-                drift = tolerance if base is at_snapshot else (2e-6 if restore == "inplace" else 0)
+                drift = tolerance if base is at_anchor else (2e-6 if restore == "inplace" else 0)
                 assert (point.double() - expected.double()).abs().max() <= drift
     assert optimizer.next_is_full
 
 
 @pytest.mark.parametrize("interval", [1, 2, 5])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.2])
-def test_replayed_and_copied_snapshots_agree(interval: int, weight_decay: float) -> None:
+def test_replayed_and_copied_anchors_agree(interval: int, weight_decay: float) -> None:
     found = {}
     for name in ("replay", "copy"):
         model = Bowl()
@@ -163,7 +163,7 @@ def test_replayed_and_copied_snapshots_agree(interval: int, weight_decay: float)
             eps=EPS,
             lr_minibatch=0.004,
             interval=interval,
-            snapshot=name,
+            anchor=name,
             weight_decay=weight_decay,
             restore="exact",
         )
@@ -198,7 +198,7 @@ def test_passes_of_a_step(passes: Passes, restore: str, lazy: bool, full: int, m
         assert passes.elements == expected * 24
 
 
-def test_the_walk_to_the_snapshot_regenerates_at_most_an_interval_of_moves(passes: Passes) -> None:
+def test_the_walk_to_the_anchor_regenerates_at_most_an_interval_of_moves(passes: Passes) -> None:
     model = Bowl()
     optimizer = MeZOSVRG(model, lr=1e-4, interval=4, restore="exact")
     for t in range(12):
@@ -241,10 +241,10 @@ def test_a_new_param_group_starts_a_new_interval() -> None:
 
 
 def test_copy_in_place_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"snapshot='copy' .* got 'inplace'"):
-        MeZOSVRG(Bowl(), snapshot="copy", restore="inplace")
-    with pytest.raises(ValueError, match="snapshot must be one of 'replay', 'copy', got 'deep'"):
-        MeZOSVRG(Bowl(), snapshot="deep")
+    with pytest.raises(ValueError, match=r"anchor='copy' .* got 'inplace'"):
+        MeZOSVRG(Bowl(), anchor="copy", restore="inplace")
+    with pytest.raises(ValueError, match="anchor must be one of 'replay', 'copy', got 'deep'"):
+        MeZOSVRG(Bowl(), anchor="deep")
     with pytest.raises(ValueError, match="interval must be an integer >= 1, got 0"):
         MeZOSVRG(Bowl(), interval=0)
     with pytest.raises(ValueError, match="lr_minibatch must be a number >= 0, got -1"):
@@ -252,9 +252,9 @@ def test_copy_in_place_is_refused() -> None:
 
 
 @pytest.mark.parametrize("restore", ["exact", "snapshot"])
-def test_a_copied_snapshot_resumes_bit_for_bit(restore: str) -> None:
+def test_a_copied_anchor_resumes_bit_for_bit(restore: str) -> None:
     model = Bowl()
-    options: dict[str, Any] = {"lr": 0.01, "interval": 4, "snapshot": "copy", "restore": restore}
+    options: dict[str, Any] = {"lr": 0.01, "interval": 4, "anchor": "copy", "restore": restore}
     optimizer = MeZOSVRG(model, **options)
     for _ in range(6):
         optimizer.step(model, full_closure=model)
@@ -265,7 +265,7 @@ def test_a_copied_snapshot_resumes_bit_for_bit(restore: str) -> None:
     for _ in range(5):
         assert resumed.step(again, full_closure=again) == optimizer.step(model, full_closure=model)
     assert same(values(again), values(model))
-    with pytest.raises(ValueError, match="saved with snapshot='copy'"):
+    with pytest.raises(ValueError, match="saved with anchor='copy'"):
         MeZOSVRG(Bowl(), interval=4).load_state_dict(optimizer.state_dict())
 
 
@@ -306,7 +306,7 @@ def test_zo_svrg_is_algorithm_2() -> None:
     optimizer = ZOSVRG([problem.w], lr=0.01, eps=EPS, num_samples=6, interval=3)
     w = exact.w.detach()
     batches = [[0, 1], [4, 2], [5], [3, 1], [2]]
-    full, snapshot = torch.zeros(5), w.clone()
+    full, anchor = torch.zeros(5), w.clone()
 
     def estimate(at: Tensor, samples: Any, t: int) -> Tensor:
         total = torch.zeros(5, dtype=torch.float64)
@@ -320,10 +320,10 @@ def test_zo_svrg_is_algorithm_2() -> None:
     for t, batch in enumerate(batches):
         optimizer.step(problem.loss, samples=batch)
         if t % 3 == 0:
-            snapshot, full = w.clone(), estimate(w, range(6), t)
+            anchor, full = w.clone(), estimate(w, range(6), t)
             w = w - 0.01 * full
         else:
-            w = w - 0.01 * (estimate(w, batch, t) - estimate(snapshot, batch, t) + full)
+            w = w - 0.01 * (estimate(w, batch, t) - estimate(anchor, batch, t) + full)
         torch.testing.assert_close(problem.w.detach(), w, rtol=1e-6, atol=1e-7)
     assert optimizer.num_evaluations == 2 * 2 * 6 + 4 * (2 + 1 + 1)
 

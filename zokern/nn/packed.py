@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..ops import TTNoise
 from .factorize import size_of
 
 __all__ = ["PackedModule", "TTParameters", "pack"]
@@ -25,12 +26,21 @@ __all__ = ["PackedModule", "TTParameters", "pack"]
 Shape = tuple[int, ...]
 
 
-class _Home(nn.Module):
+class Copies(Protocol):
+    """What is in force while a model evaluates several perturbed copies at once."""
+
+    def noise(self, module: PackedModule) -> TTNoise | None:
+        """What the ops are to perturb the module's parts with, copy by copy."""
+
+    def stacked(self, module: PackedModule) -> Tensor | None:
+        """The copies of the flat parameter, (P, n), in place of the one."""
+
+
+class Home(nn.Module):
     """A module that holds a `flat` parameter and keeps it at 32 bits or more."""
 
     flat: nn.Parameter
-    copies: Any = None
-    """While a model evaluates several perturbed copies at once: `zokern.nn.queries.Copies`."""
+    copies: Copies | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def widened(t: Tensor) -> Tensor:
@@ -42,7 +52,7 @@ class _Home(nn.Module):
         return super()._apply(widened, recurse)
 
 
-class PackedModule(_Home):
+class PackedModule(Home):
     """A module whose trainable tensors, its parts, are views of one flat parameter.
 
     Args:
@@ -59,12 +69,12 @@ class PackedModule(_Home):
         self.sizes = [math.prod(shape) for shape in shapes.values()]
         self.flat = nn.Parameter(torch.zeros(sum(self.sizes), dtype=torch.float32, device=device))
         # in a tuple, so that it does not become a submodule, whose state would be saved twice
-        self._home: tuple[_Home, ...] = ()
+        self._home: tuple[Home, ...] = ()
         self._views: tuple[Any, tuple[Tensor, ...]] | None = None
         self._place(0)
 
     @property
-    def home(self) -> _Home:
+    def home(self) -> Home:
         """The module that holds the flat parameter: this one, or the model's `TTParameters`."""
         return self._home[0] if self._home else self
 
@@ -73,14 +83,17 @@ class PackedModule(_Home):
         #: where each part begins in the flat parameter
         self.offsets = tuple(start + sum(self.sizes[:i]) for i in range(len(self.sizes)))
 
-    def noise(self) -> Any:
+    def noise(self) -> TTNoise | None:
         """What the ops are to perturb the parts with, copy by copy; None as a rule."""
         copies = self.home.copies
         return None if copies is None else copies.noise(self)
 
     def parts(self, device: torch.device | None = None) -> tuple[Tensor, ...]:
-        """The parts, as views (as copies, if they are wanted on another device)."""
-        flat = self.home.flat
+        """The parts, as views (as copies, if they are wanted on another device); each with a first
+        dimension P while P copies that differ in more than noise are evaluated."""
+        copies, flat = self.home.copies, self.home.flat
+        if copies is not None and (stacked := copies.stacked(self)) is not None:
+            return self._cut(stacked, device)
         if (torch.is_grad_enabled() and flat.requires_grad) or torch.compiler.is_compiling():
             return self._cut(flat, device)
         try:
@@ -96,11 +109,12 @@ class PackedModule(_Home):
         return views
 
     def _cut(self, flat: Tensor, device: torch.device | None) -> tuple[Tensor, ...]:
-        segment = flat.narrow(0, self.start, sum(self.sizes))
+        segment = flat.narrow(-1, self.start, sum(self.sizes))  # [n] or [P, n]
         if device is not None and device != segment.device:
             segment = segment.to(device)
-        pieces = segment.split(self.sizes)
-        return tuple(piece.view(shape) for piece, shape in zip(pieces, self.shapes.values()))
+        pieces = segment.split(self.sizes, dim=-1)
+        lead = segment.shape[:-1]
+        return tuple(piece.view(*lead, *shape) for piece, shape in zip(pieces, self.shapes.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         # for copies and pickles: views would become tensors of their own
@@ -113,7 +127,7 @@ class PackedModule(_Home):
         self._place(start)
 
 
-class TTParameters(_Home):
+class TTParameters(Home):
     """All tensor-train parameters of a model, in one flat parameter.
 
     Registered on the model by `pack`; the layers look into it.

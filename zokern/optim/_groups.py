@@ -19,6 +19,7 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "eps": (0.0, True, math.inf),
     "weight_decay": (0.0, False, math.inf),
     "momentum": (0.0, False, 1.0),
+    "sparsity": (0.0, False, 1.0),
 }
 
 

@@ -1,26 +1,29 @@
-"""What variance-reduced methods share: a snapshot of the weights and the moves made since."""
+"""What variance-reduced methods share: earlier weights, the anchor, and the moves made since."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ._groups import check_choice, check_number
-from ._steps import Closure
-from .base import ZerothOrderOptimizer
-from .engine import ApplySeeds, Batch
-from .restore_exact import takes_hooks
+from .base import Terms, ZerothOrderOptimizer
+from .engine import Trainables
+from .moves import Direction, Pass
+from .perturbation import Directions
+from .record import Grads
+from .restore import Needs
 
-Grads = dict[int, list[float]]
-"""Seed to coefficient of its z, one a param group."""
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-SNAPSHOT = "snapshot"
-"""A direction: `{SNAPSHOT: 1.0, seed: eps}` names the point snapshot + eps z(seed)."""
+    from .options import Common
+
+ANCHOR = "anchor"
+"""A direction: `{ANCHOR: 1.0, seed: eps}` names the point anchor + eps z(seed)."""
 
 
 def times(grads: Grads, rates: list[float]) -> Grads:
@@ -28,71 +31,65 @@ def times(grads: Grads, rates: list[float]) -> Grads:
     return {seed: [-r * g for r, g in zip(rates, values)] for seed, values in grads.items()}
 
 
-@dataclass(frozen=True)
-class _FromSnapshot:
-    """The usual pass; a point named with `SNAPSHOT` starts from the copy in place of the weights."""
+class _FromAnchor(Directions):
+    """The passes of other directions; a point named with `ANCHOR` starts from the copy in place of the
+    weights."""
 
-    usual: ApplySeeds
-    copies: dict[int, Tensor]
+    def __init__(self, of: Directions, copies: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.of, self.copies = of, copies
+        self.masks = of.masks
 
-    def __call__(self, batch: Batch) -> None:
-        if SNAPSHOT in batch.terms:
-            terms = {key: value for key, value in batch.terms.items() if key != SNAPSHOT}
-            batch = replace(batch, source=[self.copies[i] for i in batch.indices], terms=terms)
-        self.usual(batch)
+    def attach(self, trainables: Trainables) -> None:
+        self.of.attach(trainables)
+
+    def moves(self, direction: Direction, i: int) -> bool:
+        return direction == ANCHOR or self.of.moves(direction, i)
+
+    def apply(self, work: Pass) -> None:
+        if ANCHOR in work.terms:
+            terms = {key: value for key, value in work.terms.items() if key != ANCHOR}
+            work = dataclasses.replace(work, source=[self.copies[i] for i in work.indices], terms=terms)
+        self.of.apply(work)
 
 
 class SVRG(ZerothOrderOptimizer):
-    """What MeZO-SVRG and ZO-SVRG share: a snapshot of the weights, its full-batch estimate, and the moves
-    made since. A subclass writes the two kinds of step."""
+    """What MeZO-SVRG and ZO-SVRG share: the anchor, its full-batch estimate, and the moves made since. A
+    subclass writes the two kinds of step."""
 
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
         defaults: dict[str, Any],
         *,
-        interval: int,
-        snapshot: str,
-        distribution: str,
-        restore: str,
-        module: nn.Module | None,
-        **options: Any,
+        eps: float,
+        interval: int = 2,
+        anchor: str = "replay",
+        weight_decay: float = 0.0,
+        **common: Unpack[Common],
     ) -> None:
         check_number("interval", interval, 1, integer=True)
-        check_choice("snapshot", snapshot, ("replay", "copy"))
+        check_choice("anchor", anchor, ("replay", "copy"))
         self.interval = interval
-        self.snapshot = snapshot
-        if isinstance(params, nn.Module):
-            module = params
+        self.anchor = anchor
         self._copies: dict[int, Tensor] = {}
-        if snapshot == "copy":
-            if restore == "inplace":
-                raise ValueError(
-                    "snapshot='copy' visits the copy without moving it, and so needs "
-                    "restore='exact' or 'snapshot', got 'inplace'"
-                )
-            if restore == "auto":
-                restore = "exact" if module is not None and takes_hooks(module) else "snapshot"
-            options["apply"] = _FromSnapshot(ApplySeeds(distribution), self._copies)
         self._since: int | None = None
         self._full: Grads = {}
         self._moved: Grads = {}
         self._owed: list[float] = []
-        super().__init__(
-            params,
-            defaults,
-            distribution=distribution,
-            restore=restore,
-            module=module,
-            **options,
-        )
+        super().__init__(params, {**defaults, "weight_decay": weight_decay}, eps=eps, **common)
 
     @property
     def next_is_full(self) -> bool:
-        """Whether the next step is a full one: it renews the snapshot and its full-batch estimate.
+        """Whether the next step is a full one: it renews the anchor and its full-batch estimate.
 
         That is every `interval`-th step, from the first; one that was skipped is made up for."""
         return self._since is None or self._since >= self.interval
+
+    @property
+    def keeps_masks(self) -> bool:
+        """An interval's points lie around two places, and its moves are retraced."""
+        return True
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; the next step is then a full one."""
@@ -100,27 +97,37 @@ class SVRG(ZerothOrderOptimizer):
         self._since = None
         self._owed.append(1.0)
 
-    @abstractmethod
-    def step(self, closure: Closure) -> float:  # type: ignore[override]
-        """One step."""
+    def begin(self) -> None:
+        """What the directions depend on is found anew at each interval, and holds for all of it."""
+        if self.next_is_full:
+            super().begin()
+            self._keep_masks()
 
     # -- inside -------------------------------------------------------------------------------
 
-    def _start_interval(self, full: Grads, terms: Grads, rates: list[float]) -> None:
-        """Takes the snapshot, keeps its estimate and commits the full step."""
+    def _needs(self) -> Needs:
+        return dataclasses.replace(super()._needs(), anchor=self.anchor == "copy")
+
+    def _prepare(self, trainables: Trainables) -> Directions:
+        directions = super()._prepare(trainables)
+        return _FromAnchor(directions, self._copies) if self.anchor == "copy" else directions
+
+    def _start_interval(self, full: Grads, rates: list[float]) -> None:
+        """Takes the anchor, keeps its estimate and commits the full step."""
+        terms = times(full, rates)
         if self.skips(*(value for values in terms.values() for value in values)):
             return
-        if self.snapshot == "copy":
+        if self.anchor == "copy":
             self._copy()
         self._since = 0
         self._full, self._moved = full, {}
         self._move(terms, rates)
 
     def _move(self, terms: Grads, rates: list[float]) -> None:
-        """Commits a move and notes it, for the walk back to the snapshot.
+        """Commits a move and notes it, for the walk back to the anchor.
 
-        Decay of an interval's steps is applied in its last one: until then weights and snapshot
-        differ by a sum of directions alone.
+        Decay of an interval's steps is applied in its last one: until then weights and anchor differ
+        by a sum of directions alone.
         """
         assert self._since is not None
         self._since += 1
@@ -136,47 +143,54 @@ class SVRG(ZerothOrderOptimizer):
             before = self._moved.get(seed, [0.0] * len(values))
             self._moved[seed] = [b + v for b, v in zip(before, values)]
 
-    def _to_snapshot(self) -> dict[Any, Any]:
-        """The displacement that leads from the committed weights to the snapshot."""
-        if self.snapshot == "copy":
-            return {SNAPSHOT: 1.0}
-        return {seed: [-v for v in values] for seed, values in self._moved.items()}
-
-    def _difference_at_snapshot(self, closure: Closure, seed: int) -> float:
-        """(loss(snapshot + eps z) - loss(snapshot - eps z)) / 2."""
-        eps = [group["eps"] for group in self.param_groups]
-        there = self._to_snapshot()
-        plus = self.evaluate(closure, {seed: eps, **there})
-        minus = self.evaluate(closure, {seed: [-e for e in eps], **there})
-        return (plus - minus) / 2
+    def _to_anchor(self) -> Terms:
+        """The displacement that leads from the committed weights to the anchor."""
+        if self.anchor == "copy":
+            return {ANCHOR: 1.0}
+        return {along: [-v for v in values] for along, values in self._moved.items()}
 
     def _copy(self) -> None:
         self.engine.land()
         for i, p in enumerate(self.trainables):
-            if "snapshot" not in self.state[p]:
+            if "anchor" not in self.state[p]:
                 with torch.inference_mode(False):
-                    self.state[p]["snapshot"] = torch.empty_like(p, requires_grad=False)
-            self._copies[i] = self.state[p]["snapshot"]
+                    self.state[p]["anchor"] = torch.empty_like(p, requires_grad=False)
+            self._copies[i] = self.state[p]["anchor"]
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), self.trainables)
 
+    def _keep_masks(self) -> None:
+        """Masks hold for an interval, so a run that is resumed within one needs them."""
+        for i, mask in self.directions.masks.items():
+            self.state[self.trainables[i]]["mask"] = mask
+
     def _method_state(self) -> dict[str, Any]:
+        plain = self.directions.to_plain
         return {
             "since": self._since,
-            "full": dict(self._full),
-            "moved": dict(self._moved),
+            "full": {plain(d): values for d, values in self._full.items()},
+            "moved": {plain(d): values for d, values in self._moved.items()},
             "owed": list(self._owed),
-            "snapshot": self.snapshot,
+            "anchor": self.anchor,
         }
 
-    def _load_method_state(self, state: dict[str, Any]) -> None:
-        if state["snapshot"] != self.snapshot:
+    def _load_method_state(self, state: Mapping[str, Any]) -> None:
+        saved = state["anchor"] if "anchor" in state else state["snapshot"]  # its name in version 0.1
+        if saved != self.anchor:
             raise ValueError(
-                f"state_dict was saved with snapshot={state['snapshot']!r}, "
-                f"this optimizer has {self.snapshot!r}"
+                f"state_dict was saved with anchor={saved!r}, this optimizer has {self.anchor!r}"
             )
+        known = self.directions.from_plain
         self._since, self._owed = state["since"], list(state["owed"])
-        self._full, self._moved = dict(state["full"]), dict(state["moved"])
+        self._full = {known(d): values for d, values in state["full"].items()}
+        self._moved = {known(d): values for d, values in state["moved"].items()}
         self._copies.clear()
-        if self.snapshot == "copy" and self._since is not None:
-            self._copies.update((i, self.state[p]["snapshot"]) for i, p in enumerate(self.trainables))
+        for i, p in enumerate(self.trainables):
+            own = self.state[p]
+            if "snapshot" in own:
+                own["anchor"] = own.pop("snapshot")
+            if self.anchor == "copy" and self._since is not None:
+                self._copies[i] = own["anchor"]
+            if "mask" in own:
+                own["mask"] = own["mask"].bool()
+                self.directions.masks[i] = own["mask"]

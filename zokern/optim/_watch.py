@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-if TYPE_CHECKING:
-    from .restore_exact import Exact
 
 Extent = tuple[int, int]
 
@@ -46,22 +43,34 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
+class Borrowed(Protocol):
+    """A running forward: the scratch it was lent, and the results that may lie in it."""
+
+    extents: list[Extent]
+    aliases: list[weakref.ref[Tensor]]
+
+
 class Watch(TorchFunctionMode):
     """While active, sees every tensor given to a torch function.
 
     `found` collects trainables whose base memory was read, through the parameter or any alias of
     it, and (filled in by the engine) those of a module that let a view of its scratch outlive its
     forward, such as one that returns its weight transposed.
+
+    Args:
+        params: all trainables.
+        due: ordinals of those that are to be seen perturbed only.
+        frames: the running forwards, innermost last; the engine's own list.
     """
 
-    def __init__(self, engine: Exact, due: Sequence[int]) -> None:
+    def __init__(self, params: Sequence[Tensor], due: Sequence[int], frames: Sequence[Borrowed]) -> None:
         super().__init__()
-        self.engine = engine
+        self.frames = frames
         self.found: set[int] = set()
         self.paused = 0  # above zero during the engine's own reads
         self._places: dict[int, list[tuple[Extent, int]]] = {}
         for i in due:
-            p = engine.trainables.params[i]
+            p = params[i]
             if p.numel():
                 self._places.setdefault(_storage(p), []).append((extent_of(p), i))
 
@@ -74,7 +83,7 @@ class Watch(TorchFunctionMode):
         for tensor in _tensors((args, kwargs)):
             self._look(tensor)
         result = func(*args, **kwargs)
-        for frame in self.engine.frames:
+        for frame in self.frames:
             for tensor in _tensors(result) if frame.extents else ():
                 if _storage(tensor) and _meet(extent_of(tensor), frame.extents):
                     frame.aliases.append(weakref.ref(tensor))

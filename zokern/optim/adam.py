@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import adam_
 from ._groups import check_number
-from ._steps import Closure
 from .base import ZerothOrderOptimizer
-from .engine import Batch
-from .schedules import QuerySchedule
+from .dense import add_, split_moving
+from .moves import Direction, Pass, seed_of
+from .perturbation import dense_estimate
+from .record import Closure, Grads
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import AdamOptions, AdamWOptions, Common
 
 
 class ZOAdam(ZerothOrderOptimizer):
@@ -35,12 +43,13 @@ class ZOAdam(ZerothOrderOptimizer):
         betas: decay rates of m and v, in [0, 1).
         adam_eps: \varepsilon, > 0.
         weight_decay: \lambda, through the gradient, as in `torch.optim.Adam`.
-        num_queries: Q, directions a step, or a `QuerySchedule`.
-        one_sided, distribution, restore, lazy, rounding, seed, module: see `MeZO`.
+        one_sided: see `MeZO`.
+        common: keywords of every method: see `ZerothOrderOptimizer`.
 
     `lr`, `eps`, `betas`, `adam_eps` and `weight_decay` may differ between param groups. m and v are fp32
     whatever the dtype of the weights. A step that is skipped leaves them as they were and does not
-    count for t.
+    count for t. Weights that a step does not move (`Blocks`, `SmallWeights`) keep m and v as well, and a
+    tensor none of which moves does not count the step for t.
 
     Returns (of `step`): as `MeZO`.
 
@@ -49,7 +58,8 @@ class ZOAdam(ZerothOrderOptimizer):
 
     Cost: 2Q forwards, 2Q probe passes and the update pass, which reads and writes weights, m and v once
         (24 bytes an element in fp32). Two fp32 buffers as large as the trainables. `lazy` saves nothing:
-        the update is always done at once.
+        the update is always done at once. With masks the update is made tensor by tensor in PyTorch, with
+        transient copies of the largest one.
 
     Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1; on the zeroth-order estimate, Malladi et
         al. 2023 (arXiv:2305.17333), and table 3 (column g) of Jiang et al. 2024 (arXiv:2312.15184).
@@ -72,28 +82,12 @@ class ZOAdam(ZerothOrderOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-8,
         weight_decay: float = 0.0,
-        num_queries: int | QuerySchedule = 1,
         one_sided: bool = False,
-        distribution: str = "gaussian",
-        restore: str = "auto",
-        lazy: bool = False,
-        rounding: str = "stochastic",
-        seed: int = 0,
-        module: nn.Module | None = None,
+        **common: Unpack[Common],
     ) -> None:
         self.one_sided = one_sided
-        super().__init__(
-            params,
-            {"lr": lr, "betas": betas, "adam_eps": adam_eps, "weight_decay": weight_decay},
-            eps=eps,
-            seed=seed,
-            lazy=lazy,
-            restore=restore,
-            rounding=rounding,
-            distribution=distribution,
-            num_queries=num_queries,
-            module=module,
-        )
+        defaults = {"lr": lr, "betas": betas, "adam_eps": adam_eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults, eps=eps, **common)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; its moments and its count of steps start anew."""
@@ -108,46 +102,113 @@ class ZOAdam(ZerothOrderOptimizer):
 
     def step(self, closure: Closure) -> float:  # type: ignore[override]
         """One step. `closure` returns the loss and may be called any number of times."""
-        loss, deltas = self.spsa(closure, self.one_sided)
-        grads = {
-            seed: [delta / (len(deltas) * group["eps"]) for group in self.param_groups]
-            for seed, delta in deltas.items()
-        }
-        if not self.skips(*(g for values in grads.values() for g in values)):
-            self.update(lambda batch: self._descend(batch, grads))
-        return loss
+        (estimate,) = self.spsa(closure, one_sided=self.one_sided)
+        if not self.skips(*estimate.numbers):
+            self.update(lambda work: self._descend(work, estimate.grads))
+        return estimate.loss
 
-    def _descend(self, batch: Batch, grads: dict[int, list[float]]) -> None:
+    @property
+    def keeps_masks(self) -> bool:
+        """The fused pass takes whole tensors; with masks the rule works on dense estimates."""
+        return not self.directions.whole
+
+    def _descend(self, work: Pass, grads: Grads) -> None:
         """The update pass: from where the last probe left the weights, to the updated ones."""
-        group = self.param_groups[batch.group]
-        states = [self._state_of(self.trainables[i]) for i in batch.indices]
-        for state in states:
+        moving, resting = split_moving(work, self.directions, grads)
+        if resting is not None:
+            self.directions.apply(resting)
+        if moving is None:
+            return
+        if not self.directions.whole:
+            for n in range(len(moving.indices)):
+                self._descend_dense(moving.part([n]), grads)
+            return
+        alike: dict[tuple[int, tuple[Direction, ...]], list[int]] = {}
+        for n, i in enumerate(moving.indices):
+            state = self._state_of(self.trainables[i])
             state["step"] += 1
-        decoupled = group["lr"] * group["weight_decay"] if self.decoupled else 0.0
-        back = batch.then(1.0 - decoupled)
-        # this step's seeds first: they key stochastic rounding
-        seeds = list(dict.fromkeys([*grads, *back.terms]))
+            # this step's directions first: they key stochastic rounding
+            named = dict.fromkeys([*grads, *moving.terms])
+            own = tuple(direction for direction in named if self.directions.moves(direction, i))
+            alike.setdefault((state["step"], own), []).append(n)
+        for (step, directions), chosen in alike.items():
+            self._descend_fused(moving.part(chosen), grads, directions, step)
+
+    def _descend_fused(self, work: Pass, grads: Grads, directions: tuple[Direction, ...], step: int) -> None:
+        """Tensors that take the same directions, at the same count of steps: one pass."""
+        group = self.param_groups[work.group]
+        states = [self._state_of(self.trainables[i]) for i in work.indices]
+        back = work.then(1.0 - self._decoupled_decay(group))
         tops = [state["max_exp_avg_sq"] for state in states] if self.variant == "adamm" else None
         adam_(
             back.source,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
-            seeds,  # type: ignore[arg-type]
-            [grads[seed][batch.group] if seed in grads else 0.0 for seed in seeds],
+            [seed_of(direction) for direction in directions],
+            [grads[d][work.group] if d in grads else 0.0 for d in directions],
             lr=group["lr"],
             betas=group["betas"],
             eps=group["adam_eps"],
-            step=states[0]["step"] if self.corrects_bias else None,
+            step=step if self.corrects_bias else None,
             variant=self.variant,
             max_exp_avg_sqs=tops,
             l2=0.0 if self.decoupled else group["weight_decay"],
             decay=back.decay,
-            displacements=[back.terms.get(seed, 0.0) for seed in seeds],
+            displacements=[back.terms.get(direction, 0.0) for direction in directions],
             streams=back.indices,
             distribution=self.distribution,
             rounding=self.rounding,
-            out=None if back.target is back.source else back.target,
+            out=back.out,
         )
+
+    def _descend_dense(self, work: Pass, grads: Grads) -> None:
+        """One tensor, some of whose elements move: the same rule on a dense estimate, in PyTorch."""
+        (i,), group = work.indices, self.param_groups[work.group]
+        p, state = self.trainables[i], self._state_of(self.trainables[i])
+        state["step"] += 1
+        grad = dense_estimate(
+            self.directions, i, p, work.group, {d: values[work.group] for d, values in grads.items()}
+        )
+        if not self.decoupled and group["weight_decay"]:
+            weights = [work.source[0].to(grad.dtype, copy=True)]
+            self.directions.apply(replace(work, source=weights, target=weights, rounding="nearest"))
+            grad.add_(weights[0], alpha=group["weight_decay"])
+        moved = self._moments(state, grad, group)
+        mask = self.directions.masks.get(i)
+        for name, value in moved.items():
+            state[name].copy_(value if mask is None else torch.where(mask, value, state[name]))
+        update = self._direction_of(moved, group, state["step"])
+        if mask is not None:
+            update.mul_(mask)
+        seed = seed_of(next(iter(grads)))
+        back = work.then(1.0 - self._decoupled_decay(group))
+        add_(back, [update], -group["lr"], self.directions, self.rounding, seed)
+
+    def _moments(self, state: dict[str, Any], grad: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """The moments after this step's estimate."""
+        beta1, beta2 = group["betas"]
+        moved = {"exp_avg": state["exp_avg"].to(grad.dtype).lerp(grad, 1.0 - beta1)}
+        if self.variant == "adamax":
+            norm = grad.abs().add_(group["adam_eps"])
+            moved["exp_avg_sq"] = torch.maximum(beta2 * state["exp_avg_sq"].to(grad.dtype), norm)
+            return moved
+        moved["exp_avg_sq"] = state["exp_avg_sq"].to(grad.dtype).lerp(grad.square(), 1.0 - beta2)
+        if self.variant == "adamm":
+            top = state["max_exp_avg_sq"].to(grad.dtype)
+            moved["max_exp_avg_sq"] = torch.maximum(top, moved["exp_avg_sq"])
+        return moved
+
+    def _direction_of(self, moments: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+        """What the weights descend along."""
+        beta1, beta2 = group["betas"]
+        first, second = (1.0 - beta1**step, 1.0 - beta2**step) if self.corrects_bias else (1.0, 1.0)
+        if self.variant == "adamax":
+            return moments["exp_avg"] / moments["exp_avg_sq"] / first
+        square = moments["max_exp_avg_sq" if self.variant == "adamm" else "exp_avg_sq"]
+        return moments["exp_avg"] / first / (square.sqrt() / math.sqrt(second) + group["adam_eps"])
+
+    def _decoupled_decay(self, group: dict[str, Any]) -> float:
+        return group["lr"] * group["weight_decay"] if self.decoupled else 0.0
 
     def _state_of(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
@@ -178,7 +239,7 @@ class ZOAdamW(ZOAdam):
         eps: float = 1e-3,
         *,
         weight_decay: float = 1e-2,
-        **options: Any,
+        **options: Unpack[AdamWOptions],
     ) -> None:
         super().__init__(params, lr, eps, weight_decay=weight_decay, **options)
 
@@ -223,7 +284,7 @@ class ZOAdaMM(ZOAdam):
         eps: float = 1e-3,
         *,
         bias_correction: bool = False,
-        **options: Any,
+        **options: Unpack[AdamOptions],
     ) -> None:
         self.corrects_bias = bias_correction
         super().__init__(params, lr, eps, **options)

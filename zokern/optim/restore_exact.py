@@ -32,47 +32,12 @@ from torch.utils.hooks import RemovableHandle
 
 from ._hooks import ModuleHook
 from ._watch import Extent, Watch, extent_of
-from .engine import (
-    IDENTITY,
-    Affine,
-    Apply,
-    Engine,
-    Snapshot,
-    Terms,
-    Trainables,
-    same_kind,
-    uninterrupted,
-)
+from .engine import Engine, Trainables, same_kind
+from .moves import IDENTITY, Affine, Apply, Point, uninterrupted
+from .restore_snapshot import Snapshot
 
-SMALL = 1 / 16
 ALIGN = 64
 DUE, SWAPPED, SETTLED = 0, 1, 2
-
-
-def choose_restore(params: Sequence[Tensor], module: nn.Module | None) -> str:
-    """What `restore="auto"` means.
-
-    float32 and float64: "inplace". With any bfloat16 or float16 trainable (where moving weights to
-    and fro drifts by 12 % of their rms in 1 000 bf16 steps): "snapshot" with bare parameters, for a
-    compiled module (hooks would break its graph), and for small trainable sets, up to 1/16 of the
-    module's parameter bytes, as adapters are: the copy is then no burden and one pass is faster
-    than a pass a module. Otherwise "exact".
-    """
-    if all(p.dtype in (torch.float32, torch.float64) for p in params):
-        return "inplace"
-    if module is None or not takes_hooks(module):
-        return "snapshot"
-    total = sum(p.numel() * p.element_size() for p in module.parameters())
-    own = sum(p.numel() * p.element_size() for p in params)
-    return "snapshot" if own <= SMALL * total else "exact"
-
-
-def takes_hooks(module: nn.Module) -> bool:
-    """Whether no part of it is compiled: hooks would break its graph."""
-    return not any(
-        getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod")
-        for m in module.modules()
-    )
 
 
 class Scratch:
@@ -171,6 +136,7 @@ class Exact(Engine):
         places: the modules before whose forward trainables are perturbed, and which.
     """
 
+    mode = "exact"
     defers = False
 
     def __init__(
@@ -225,7 +191,7 @@ class Exact(Engine):
 
     # -- moves --------------------------------------------------------------------------------
 
-    def evaluate(self, run: Callable[[], float], offsets: Sequence[Terms]) -> float:
+    def evaluate(self, run: Callable[[], float], offsets: Point) -> float:
         self.revisit(offsets)
         self._moves = [Affine(1.0, o) for o in offsets]
         moving = [any(o.values()) for o in offsets]
@@ -241,7 +207,7 @@ class Exact(Engine):
             watch = watch and bool(missed)
             self.repeated += 1
 
-    def revisit(self, offsets: Sequence[Terms]) -> None:
+    def revisit(self, offsets: Point) -> None:
         if super().pending:
             self.land()
         self.evaluations += any(any(o.values()) for o in offsets)
@@ -279,7 +245,7 @@ class Exact(Engine):
             state[i] = DUE
         self._unseen = set(due)
         self._made.clear()
-        watcher = Watch(self, due) if watch else None
+        watcher = Watch(self.trainables.params, due, self.frames) if watch else None
         self.watcher = watcher
         self.active = True
         try:

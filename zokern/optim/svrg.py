@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
-from ._steps import Closure, as_scalar
-from ._svrg import SVRG, Grads, times
-from .schedules import QuerySchedule
+from ._svrg import SVRG, times
+from .options import renamed
+from .record import Closure, as_scalar
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import SVRGOptions
 
 B = TypeVar("B")
 
@@ -17,7 +22,7 @@ B = TypeVar("B")
 class MeZOSVRG(SVRG):
     r"""MeZO with the variance of the mini-batch taken out, in MeZO's memory.
 
-    Every `interval` steps a full step, over the full (or a large) batch: the snapshot \bar\theta
+    Every `interval` steps a full step, over the full (or a large) batch: the anchor \bar\theta
     becomes \theta, and with the seed s_f
 
     .. math:: c_f = \frac{\ell(\theta + \epsilon z_f) - \ell(\theta - \epsilon z_f)}{2\epsilon},
@@ -29,7 +34,7 @@ class MeZOSVRG(SVRG):
               \bar c = \frac{\ell_I(\bar\theta + \epsilon z) - \ell_I(\bar\theta - \epsilon z)}{2\epsilon},
               \qquad \theta \leftarrow \theta - \eta_2 \left[ (c - \bar c) z + c_f z_f \right]
 
-    The full-batch estimate is two numbers (s_f, c_f), and the snapshot is the weights minus the moves
+    The full-batch estimate is two numbers (s_f, c_f), and the anchor is the weights minus the moves
     since, at most `interval` (seed, coefficient) pairs: no buffer, where the paper keeps two.
 
     Args:
@@ -39,13 +44,14 @@ class MeZOSVRG(SVRG):
         lr_minibatch: \eta_2, of the other steps; smaller than `lr`. It keeps its ratio to `lr`, whatever
             a scheduler of `torch.optim.lr_scheduler`, `PlateauAnneal` or the user makes of that.
         interval: q: a full step, then q - 1 others.
-        snapshot: "replay" walks from the weights to the snapshot and back by regenerating the moves:
+        anchor: "replay" walks from the weights to the anchor and back by regenerating the moves:
             no memory; back to rounding (for 16-bit weights to the rounding of their updates). "copy"
-            keeps the snapshot bit for bit: one more buffer as large as the trainables. It needs
+            keeps the anchor bit for bit: one more buffer as large as the trainables. It needs
             `restore="exact"` (the choice of "auto" where there is a module) or "snapshot".
-        num_queries: Q, directions a step, or a `QuerySchedule`; the estimates are averaged.
         weight_decay: decoupled decay. The decay of an interval is applied in its last step.
-        distribution, restore, lazy, rounding, seed, module: see `MeZO`.
+        options: keywords of every method: see `ZerothOrderOptimizer`. The estimates of several queries
+            are averaged. Masks and blocks of a `perturbation` are chosen at a full step and hold for
+            the interval, since both points of an estimate need the same directions.
 
     `lr`, `lr_minibatch`, `eps` and `weight_decay` may differ between param groups.
 
@@ -62,7 +68,7 @@ class MeZOSVRG(SVRG):
 
     Cost: full step 2Q forwards over the full batch and 2Q + 1 passes; other steps 4Q forwards over the
         mini-batch and 4Q + 1 passes (`lazy`: one pass less each), up to `interval` more normals in
-        the pass to the snapshot and in the one back.
+        the pass to the anchor and in the one back.
 
     Source: Gautam et al. 2024, "Variance-reduced zeroth-order methods for fine-tuning language models"
         (arXiv:2404.08080), Algorithm 1 and estimators (5) and (6).
@@ -81,31 +87,10 @@ class MeZOSVRG(SVRG):
         eps: float = 1e-3,
         *,
         lr_minibatch: float = 1e-6,
-        interval: int = 2,
-        snapshot: str = "replay",
-        num_queries: int | QuerySchedule = 1,
-        weight_decay: float = 0.0,
-        distribution: str = "gaussian",
-        restore: str = "auto",
-        lazy: bool = False,
-        rounding: str = "stochastic",
-        seed: int = 0,
-        module: nn.Module | None = None,
+        **options: Unpack[SVRGOptions],
     ) -> None:
-        super().__init__(
-            params,
-            {"lr": lr, "lr_minibatch": lr_minibatch, "weight_decay": weight_decay},
-            eps=eps,
-            interval=interval,
-            snapshot=snapshot,
-            num_queries=num_queries,
-            distribution=distribution,
-            restore=restore,
-            lazy=lazy,
-            rounding=rounding,
-            seed=seed,
-            module=module,
-        )
+        renamed(options, "snapshot", "anchor", owner="MeZOSVRG")
+        super().__init__(params, {"lr": lr, "lr_minibatch": lr_minibatch}, eps=eps, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; the next step is then a full one."""
@@ -119,7 +104,7 @@ class MeZOSVRG(SVRG):
         """One step: full if `next_is_full`, else over the mini-batch of `closure`."""
         if self.next_is_full:
             if full_closure is None:
-                if self._replay is None:
+                if not self.replaying:
                     raise ValueError(
                         f"step {self.steps} is a full step and needs full_closure, the loss of the full "
                         f"(or a large) batch"
@@ -129,26 +114,15 @@ class MeZOSVRG(SVRG):
         return self._minibatch_step(closure)
 
     def _full_step(self, closure: Closure) -> float:
-        loss, deltas = self.spsa(closure)
-        full = self._grads(deltas)
-        rates = [group["lr"] for group in self.param_groups]
-        self._start_interval(full, times(full, rates), rates)
-        return loss
+        (estimate,) = self.spsa(closure)
+        self._start_interval(estimate.grads, [group["lr"] for group in self.param_groups])
+        return estimate.loss
 
     def _minibatch_step(self, closure: Closure) -> float:
-        loss, deltas = self.spsa(closure)
-        corrected = {
-            seed: delta - self._difference_at_snapshot(closure, seed) for seed, delta in deltas.items()
-        }
+        here, there = self.spsa(closure, around=[{}, self._to_anchor()])
         rates = [_minibatch_rate(group) for group in self.param_groups]
-        self._move(times({**self._grads(corrected), **self._full}, rates), rates)
-        return loss
-
-    def _grads(self, deltas: dict[int, float]) -> Grads:
-        return {
-            seed: [delta / (len(deltas) * group["eps"]) for group in self.param_groups]
-            for seed, delta in deltas.items()
-        }
+        self._move(times({**here.minus(there).grads, **self._full}, rates), rates)
+        return here.loss
 
 
 def _minibatch_rate(group: dict[str, Any]) -> float:

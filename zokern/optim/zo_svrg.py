@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ._groups import check_number
-from ._svrg import SVRG, Grads, times
+from ._svrg import SVRG, times
+from .base import Terms
+from .options import renamed
+from .record import Grads
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import SVRGOptions
 
 
 class ZOSVRG(SVRG):
@@ -20,13 +28,14 @@ class ZOSVRG(SVRG):
               \theta \leftarrow \theta - \eta\,[\hat\nabla f_I(\theta) - \hat\nabla f_I(\bar\theta)
               + \hat\nabla f(\bar\theta)]
 
-    Both mini-batch terms of a sample share its direction. Every `interval` steps the snapshot
+    Both mini-batch terms of a sample share its direction. Every `interval` steps the anchor
     \bar\theta and its full-batch estimate are renewed; there both mini-batch terms are the same number,
     so such a step is - \eta \hat\nabla f(\theta) and does not evaluate them.
 
     Args:
         num_samples: n, of the full batch.
-        lr: \eta; eps, interval, snapshot, weight_decay, ...: see `MeZOSVRG`.
+        lr: \eta.
+        eps, options: see `MeZOSVRG`.
 
     `step(closure, samples)`: `closure(i)` is the loss of sample i; `samples` are the indices of the
     mini-batch.
@@ -50,31 +59,16 @@ class ZOSVRG(SVRG):
         eps: float = 1e-3,
         *,
         num_samples: int,
-        interval: int = 2,
-        snapshot: str = "replay",
-        weight_decay: float = 0.0,
-        distribution: str = "gaussian",
-        restore: str = "auto",
-        lazy: bool = False,
-        rounding: str = "stochastic",
-        seed: int = 0,
-        module: nn.Module | None = None,
+        **options: Unpack[SVRGOptions],
     ) -> None:
         check_number("num_samples", num_samples, 1, integer=True)
+        if "num_queries" in options:
+            raise TypeError(
+                f"num_queries={options['num_queries']!r}: ZOSVRG has a direction for each sample instead"
+            )
         self.num_samples = num_samples
-        super().__init__(
-            params,
-            {"lr": lr, "weight_decay": weight_decay},
-            eps=eps,
-            interval=interval,
-            snapshot=snapshot,
-            distribution=distribution,
-            restore=restore,
-            lazy=lazy,
-            rounding=rounding,
-            seed=seed,
-            module=module,
-        )
+        renamed(options, "snapshot", "anchor", owner="ZOSVRG")
+        super().__init__(params, {"lr": lr}, eps=eps, **options)
 
     def step(  # type: ignore[override]
         self, closure: Callable[[int], Any], samples: Sequence[int]
@@ -84,23 +78,18 @@ class ZOSVRG(SVRG):
         chosen = range(self.num_samples) if full else samples
         if not len(chosen):
             raise ValueError("samples is empty")
-        eps = [group["eps"] for group in self.param_groups]
-        rates = [group["lr"] for group in self.param_groups]
+        around: list[Terms] = [{}] if full else [{}, self._to_anchor()]
         grads: Grads = {}
         total = 0.0
         for query, i in enumerate(chosen):
             seed = self.next_seed(query)
-            loss_of_sample = partial(closure, int(i))
-            plus = self.evaluate(loss_of_sample, {seed: eps})
-            minus = self.evaluate(loss_of_sample, {seed: [-e for e in eps]})
-            delta = (plus - minus) / 2
-            if not full:
-                delta -= self._difference_at_snapshot(loss_of_sample, seed)
-            self.last.projected_grads[seed] = delta / eps[0]
-            grads[seed] = [delta / (len(chosen) * e) for e in eps]
-            total += (plus + minus) / 2
+            here, *there = self.spsa(partial(closure, int(i)), seeds=[seed], around=around)
+            for along, values in (here.minus(there[0]) if there else here).grads.items():
+                grads[along] = [g / len(chosen) for g in values]
+            total += here.loss
+        rates = [group["lr"] for group in self.param_groups]
         if full:
-            self._start_interval(grads, times(grads, rates), rates)
+            self._start_interval(grads, rates)
         else:
             self._move(times({**grads, **self._full}, rates), rates)
         return total / len(chosen)
@@ -108,7 +97,7 @@ class ZOSVRG(SVRG):
     def _method_state(self) -> dict[str, Any]:
         return {**super()._method_state(), "num_samples": self.num_samples}
 
-    def _load_method_state(self, state: dict[str, Any]) -> None:
+    def _load_method_state(self, state: Mapping[str, Any]) -> None:
         if state["num_samples"] != self.num_samples:
             raise ValueError(
                 f"state_dict was saved with num_samples={state['num_samples']}, "

@@ -12,29 +12,34 @@ from torch import nn
 
 import zokern
 from zokern.nn import TTLinear, add_tt_adapters
-from zokern.nn.queries import BatchedCopies, Point, Trainable, linear_copies
+from tests.nn.families import FAMILIES, make, tokens
+from zokern.optim.engine import Trainables
+from zokern.optim.moves import Point
+from zokern.optim.parallel import BatchedCopies, linear_copies
+from zokern.optim.perturbation import FullDirections
 
-from .families import FAMILIES, make, tokens
-
-POINTS = [
-    Point(seed, (sign * 1e-2,)) for seed in (11, 12, 13) for sign in (1.0, -1.0)
+POINTS: list[Point] = [
+    [{seed: sign * 1e-2}] for seed in (11, 12, 13) for sign in (1.0, -1.0)
 ]  # 2Q = 6, one param group
+# what a method with an anchor visits: the weights themselves, and points of several directions
+MIXED: list[Point] = [[{}], [{11: 1e-2}], [{11: 1e-2, 12: -2e-2, 13: 5e-3}], [{12: -1e-2, 11: 3e-3}]]
 LABELS = torch.tensor([3, 5, 7])
 
 
-def trainables(model: nn.Module) -> list[Trainable]:
+def trainables(model: nn.Module) -> Trainables:
     chosen = [p for p in model.parameters() if p.requires_grad]
-    return [Trainable(p, stream, 0) for stream, p in enumerate(chosen)]
+    return Trainables(chosen, [""] * len(chosen), [0] * len(chosen), 1)
 
 
 def looped(model: nn.Module, closure: Callable[[], Any], points: list[Point] = POINTS) -> list[float]:
     """Each point by moving the weights themselves."""
-    own = [t.tensor for t in trainables(model)]
+    own = trainables(model).params
     kept = [p.detach().clone() for p in own]
     values = []
     with torch.no_grad():
         for point in points:
-            zokern.perturb_(own, point.seed, point.scales[0])
+            seeds = [seed for seed in point[0] if isinstance(seed, int)]
+            zokern.perturb_(own, seeds, list(point[0].values()))
             values.append(float(closure()))
             for p, k in zip(own, kept):
                 p.copy_(k)
@@ -44,7 +49,7 @@ def looped(model: nn.Module, closure: Callable[[], Any], points: list[Point] = P
 def batched(
     model: nn.Module, closure: Callable[[], Any], points: list[Point] = POINTS, **options: Any
 ) -> list[float]:
-    copies = BatchedCopies(model, trainables(model), **options)
+    copies = BatchedCopies(model, trainables(model), FullDirections("gaussian"), **options)
     with torch.no_grad(), copies.at(points):
         return [float(copies.run(closure, i)) for i in range(len(points))]
 
@@ -68,15 +73,16 @@ def loss_of(model: nn.Module, rows: int = 3) -> Callable[[], torch.Tensor]:
     return closure
 
 
+@pytest.mark.parametrize("points", [POINTS, MIXED], ids=["one-seed", "several-seeds"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("max_parallel", [None, 4], ids=["at-once", "chunks-of-4"])
-def test_losses_are_the_loops(family: str, max_parallel: int | None) -> None:
+def test_losses_are_the_loops(family: str, max_parallel: int | None, points: list[Point]) -> None:
     model = adapted(family)
-    expected = looped(model, loss_of(model))
+    expected = looped(model, loss_of(model), points)
     assert max(expected) - min(expected) > 1e-4
-    actual = batched(model, loss_of(model), max_parallel=max_parallel)
+    actual = batched(model, loss_of(model), points, max_parallel=max_parallel)
     assert actual == pytest.approx(expected, abs=2e-6)
-    assert looped(model, loss_of(model)) == expected  # nothing was left behind
+    assert looped(model, loss_of(model), points) == expected  # nothing was left behind
 
 
 def test_one_row_and_one_copy() -> None:
@@ -243,8 +249,8 @@ class TestRefused:
 
     def test_a_module_that_cannot_have_copies(self) -> None:
         model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4))
-        with pytest.raises(ValueError, match=r"queries='parallel': 0 \(Embedding\) is trained"):
-            BatchedCopies(model, trainables(model))
+        with pytest.raises(ValueError, match=r"evaluation='batched': 0 \(Embedding\) is trained"):
+            BatchedCopies(model, trainables(model), FullDirections("gaussian"))
 
 
 def _once(model: nn.Module, ids: torch.Tensor) -> Callable[[], float]:

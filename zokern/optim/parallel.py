@@ -23,57 +23,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .. import ops
-from .packed import PackedModule, _Home
+from ..nn.packed import Home, PackedModule
+from ..ops import TTNoise
+from .engine import Trainables
+from .moves import Pass, Point
+from .perturbation import Directions, FullDirections
 
-__all__ = ["BatchedCopies", "Point", "Trainable"]
-
-
-@dataclass(frozen=True)
-class Trainable:
-    """A trainable tensor: its stream of noise and its param group."""
-
-    tensor: Tensor
-    stream: int
-    group: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point to evaluate: weights + scales[group] * z(seed)."""
-
-    seed: int
-    scales: tuple[float, ...]
+__all__ = ["BatchedCopies"]
 
 
 class _Outside:
     """In force while a closure runs, outside the model's own forward."""
 
-    def noise(self, module: PackedModule) -> object:
+    def noise(self, module: PackedModule) -> TTNoise | None:
         raise RuntimeError(
-            "the closure runs a part of the model on its own; with queries='parallel' it must call the "
-            "module that the optimizer was given (queries='loop' takes any closure)"
+            "the closure runs a part of the model on its own; with evaluation='batched' it must call the "
+            "module that the optimizer was given (evaluation='loop' takes any closure)"
         )
+
+    def stacked(self, module: PackedModule) -> Tensor | None:
+        return None
 
 
 class _Inside:
-    """In force within the forward: copy p's noise for row block p."""
+    """In force within the forward: what row block p has of copy p."""
 
-    def __init__(self, points: Sequence[Point], trainables: Sequence[Trainable], distribution: str) -> None:
-        self._noise = {
-            id(t.tensor): ops.TTNoise(
-                seeds=[point.seed for point in points],
-                scales=[point.scales[t.group] for point in points],
-                offsets=[],
-                stream=t.stream,
-                distribution=distribution,
-            )
-            for t in trainables
-        }
+    def __init__(self, noises: Mapping[int, TTNoise], stacks: Mapping[int, Tensor]) -> None:
+        self._noises, self._stacks = noises, stacks
 
-    def noise(self, module: PackedModule) -> ops.TTNoise | None:
-        noise = self._noise.get(id(module.home.flat))
-        return None if noise is None else noise.at(module.offsets)  # None: frozen, shared by all
+    def noise(self, module: PackedModule) -> TTNoise | None:
+        """Noise that the kernel adds to the parts, copy by copy; None: none, or `stacked` has it."""
+        noise = self._noises.get(id(module.home.flat))
+        return None if noise is None else noise.at(module.offsets)
+
+    def stacked(self, module: PackedModule) -> Tensor | None:
+        """The copies of the flat parameter, [P, n]."""
+        return self._stacks.get(id(module.home.flat))
 
 
 def linear_copies(
@@ -102,7 +87,7 @@ class BatchedCopies:
     Args:
         root: the module that the closure calls.
         trainables: what differs between the copies.
-        distribution: of the noise.
+        directions: what the points' terms stand for.
         max_parallel: most copies in one forward; None: all.
 
     Raises:
@@ -112,37 +97,35 @@ class BatchedCopies:
     def __init__(
         self,
         root: nn.Module,
-        trainables: Sequence[Trainable],
+        trainables: Trainables,
+        directions: Directions,
         *,
-        distribution: str = "gaussian",
         max_parallel: int | None = None,
     ) -> None:
         self.root = root
-        self.distribution = distribution
+        self.trainables = trainables
+        self.directions = directions
         self.max_parallel = max_parallel
-        self._packed: list[Trainable] = []
-        self.homes: list[_Home] = []
+        self.homes: list[Home] = []
         self.linears: list[nn.Linear] = []
+        self._packed: list[int] = []  # ordinals of the flat parameters
         self._calls: list[_Call] = []
         self._points: list[Point] = []
         self._copy = self._at = 0
-        known = {id(t.tensor): t for t in trainables}
+        self._ordinal = {id(p): i for i, p in enumerate(trainables.params)}
         for name, module in root.named_modules():
-            own = [p for p in module._parameters.values() if p is not None and id(p) in known]
-            if isinstance(module, _Home):
+            own = [p for p in module._parameters.values() if p is not None and id(p) in self._ordinal]
+            if isinstance(module, Home):
                 self.homes += [module]
-                self._packed += [known[id(p)] for p in own]
+                self._packed += [self._ordinal[id(p)] for p in own]
             elif type(module) is nn.Linear and own and "forward" not in module.__dict__:
                 self.linears += [module]
             elif own:
                 raise ValueError(
-                    f"queries='parallel': {name or 'the model'} ({type(module).__name__}) is trained "
+                    f"evaluation='batched': {name or 'the model'} ({type(module).__name__}) is trained "
                     f"and cannot have several copies at once; TT layers and plain nn.Linear can. "
-                    f"Use queries='loop'"
+                    f"Use evaluation='loop'"
                 )
-        self._own = {
-            id(linear): [known.get(id(p)) for p in (linear.weight, linear.bias)] for linear in self.linears
-        }
 
     @contextlib.contextmanager
     def at(self, points: Sequence[Point]) -> Iterator[None]:
@@ -190,14 +173,14 @@ class BatchedCopies:
             if isinstance(module, _BatchNorm) and module.training:
                 raise RuntimeError(
                     f"{name} is a batch norm in training mode, which would mix the copies' rows; call "
-                    f"model.eval(), or use queries='loop'"
+                    f"model.eval(), or use evaluation='loop'"
                 )
         most = self.max_parallel or len(self._points)
         outputs: list[Any] = []
         for first in range(0, len(self._points), most):
             points = self._points[first : first + most]
             count = len(points)
-            inside = _Inside(points, self._packed, self.distribution)
+            inside = self._perturbed_homes(points)
             with self._installed(points):
                 for home in self.homes:
                     home.copies = inside
@@ -226,30 +209,46 @@ class BatchedCopies:
                 linear.__dict__.pop("forward", None)
 
     def _copied(self, linear: nn.Linear, points: Sequence[Point]) -> tuple[Tensor, Tensor | None]:
-        copies: list[Tensor | None] = []
-        for tensor, own in zip((linear.weight, linear.bias), self._own[id(linear)]):
-            if tensor is None or own is None:
-                copies.append(None if tensor is None else tensor.expand(len(points), *tensor.shape))
-                continue
-            stacked = torch.empty(len(points), *tensor.shape, dtype=tensor.dtype, device=tensor.device)
-            for point, out in zip(points, stacked):
-                ops.perturb_(
-                    [tensor],
-                    [point.seed],
-                    [point.scales[own.group]],
-                    streams=[own.stream],
-                    distribution=self.distribution,
-                    out=[out],
+        def copies(tensor: Tensor) -> Tensor:
+            i = self._ordinal.get(id(tensor))
+            if i is None:
+                return tensor.expand(len(points), *tensor.shape)
+            return self._stack(i, points)
+
+        return copies(linear.weight), None if linear.bias is None else copies(linear.bias)
+
+    def _stack(self, i: int, points: Sequence[Point]) -> Tensor:
+        """The perturbed copies of the trainable `i`, [P, ...]."""
+        p, group = self.trainables.params[i], self.trainables.group[i]
+        stacked = torch.empty(len(points), *p.shape, dtype=p.dtype, device=p.device)
+        for point, out in zip(points, stacked):
+            self.directions.apply(Pass([i], group, [p.detach()], [out], 1.0, point[group]))
+        return stacked
+
+    def _perturbed_homes(self, points: Sequence[Point]) -> _Inside:
+        """What the tensor-train layers get: noise for their kernels where each copy has one seed at
+        most, else the copies themselves, which are small."""
+        noises, stacks = {}, {}
+        for i in self._packed:
+            p, group = self.trainables.params[i], self.trainables.group[i]
+            terms = [point[group] for point in points]
+            if isinstance(self.directions, FullDirections) and all(len(t) <= 1 for t in terms):
+                noises[id(p)] = TTNoise(
+                    seeds=[next(iter(t), 0) for t in terms],  # type: ignore[misc]
+                    scales=[next(iter(t.values()), 0.0) for t in terms],
+                    offsets=[],
+                    stream=i,
+                    distribution=self.directions.distribution,
                 )
-            copies.append(stacked)
-        assert copies[0] is not None
-        return copies[0], copies[1]
+            else:
+                stacks[id(p)] = self._stack(i, points)
+        return _Inside(noises, stacks)
 
 
 _DIFFERS = (
-    "queries='parallel': the closure must call the model in the same way each time it is run, but "
+    "evaluation='batched': the closure must call the model in the same way each time it is run, but "
     "made {}. A closure whose inputs depend on the model's outputs (generation) or that draws its batch "
-    "itself needs queries='loop', or the batch drawn outside"
+    "itself needs evaluation='loop', or the batch drawn outside"
 )
 
 
@@ -265,9 +264,9 @@ def _rows(value: Any, index: int, count: int) -> Any:
     if isinstance(value, Tensor):
         if value.dim() == 0 or len(value) % count:
             raise RuntimeError(
-                f"queries='parallel': the model returned a tensor of shape {tuple(value.shape)}, which "
+                f"evaluation='batched': the model returned a tensor of shape {tuple(value.shape)}, which "
                 f"does not divide among {count} copies. Compute the loss in the closure, from outputs "
-                f"that have the batch first (logits; no labels= argument), or use queries='loop'"
+                f"that have the batch first (logits; no labels= argument), or use evaluation='loop'"
             )
         size = len(value) // count
         return value[index * size : (index + 1) * size]

@@ -1,0 +1,205 @@
+"""Block coordinates: some blocks of the trainables a step, the others left alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..random import derive_seed
+from ._groups import check_choice, check_number
+from .engine import Trainables
+from .moves import Direction, Pass, Terms, seed_of
+from .perturbation import Directions, FullNoise, Owner, Perturbation
+
+
+@dataclass(frozen=True)
+class BlockSchedule:
+    r"""Block-coordinate selection: which blocks of parameters a step perturbs and updates.
+
+    Args:
+        active: blocks a step, >= 1; all where there are fewer.
+        period: steps until the choice changes, >= 1.
+        order: "cyclic" goes round, in the order of the parameters; "random" draws anew, without
+            replacement, from `seed` and the step alone.
+        by: what a block is. "layer": the parameters that share the first number in their names
+            ("model.layers.3."), all without a number being one block. "group": a param group.
+            "tensor": a parameter. Or a function from name to any hashable.
+        seed: of order="random".
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: block-coordinate MeZO as in LeZO (arXiv:2410.09823: order="random", period=1) and MeZO-BCD
+        (arXiv:2501.19099: active=1).
+
+    Example:
+        >>> [BlockSchedule(active=2).choose(5, step) for step in range(3)]
+        [(0, 1), (2, 3), (0, 4)]
+    """
+
+    active: int = 1
+    period: int = 1
+    order: str = "cyclic"
+    by: str | Callable[[str], Hashable] = "layer"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("active", self.active, 1, integer=True)
+        check_number("period", self.period, 1, integer=True)
+        check_choice("order", self.order, ("cyclic", "random"))
+        if not callable(self.by):
+            check_choice("by", self.by, ("layer", "group", "tensor"))
+
+    def choose(self, num_blocks: int, step: int) -> tuple[int, ...]:
+        """The blocks that step `step` (from 0) moves, ascending."""
+        count = min(self.active, num_blocks)
+        turn = step // self.period
+        if self.order == "cyclic":
+            return tuple(sorted((turn * count + k) % num_blocks for k in range(count)))
+        deck = list(range(num_blocks))
+        for k in range(count):  # a partial shuffle
+            other = k + derive_seed(self.seed, turn, k) % (num_blocks - k)
+            deck[k], deck[other] = deck[other], deck[k]
+        return tuple(sorted(deck[:count]))
+
+    def blocks(self, names: Sequence[str], groups: Sequence[int]) -> list[int]:
+        """The block of each parameter, blocks numbered by first appearance."""
+        if callable(self.by):
+            keys: list[Hashable] = [self.by(name) for name in names]
+        elif self.by == "group":
+            keys = list(groups)
+        elif self.by == "tensor":
+            keys = list(range(len(names)))
+        else:
+            found = [re.match(r"(?:.*?\.)?\d+(?=\.|$)", name) for name in names]
+            keys = [match.group() if match else "" for match in found]
+        numbers = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+        return [numbers[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class Blocks(Perturbation):
+    """Perturbs and updates some blocks of the trainables a step.
+
+    Where a method keeps a choice for several steps (`MeZOSVRG`, for an interval), the blocks of the
+    first of them stay.
+
+    Args:
+        schedule: which blocks, when.
+        of: what z is within them; default the method's own (full noise, or ZO-AdaMU's momentum).
+
+    Source: see `BlockSchedule`.
+
+    Example:
+        >>> layers = BlockSchedule(active=4, order="random")
+        >>> optimizer = zokern.optim.ZOAdam(model, lr=1e-4, perturbation=Blocks(layers))
+    """
+
+    schedule: BlockSchedule = BlockSchedule()
+    of: Perturbation | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, BlockSchedule):
+            raise TypeError(f"schedule must be a BlockSchedule, got {self.schedule!r}")
+        if self.of is not None and not isinstance(self.of, Perturbation):
+            raise TypeError(f"of must be a Perturbation, got {self.of!r}")
+
+    def bind(self, distribution: str) -> Directions:
+        return BlockDirections(self.schedule, (self.of or FullNoise()).bind(distribution))
+
+
+@dataclass(frozen=True)
+class BlockDirection:
+    """`along` in the active blocks, zero elsewhere."""
+
+    along: Direction
+    active: tuple[int, ...]
+
+    @property
+    def seed(self) -> int:
+        return seed_of(self.along)
+
+
+class BlockDirections(Directions):
+    """The directions of another perturbation, in some blocks.
+
+    Attributes:
+        of: the directions within the blocks.
+        block: of each trainable.
+        active: the blocks of the present step.
+    """
+
+    def __init__(self, schedule: BlockSchedule, of: Directions) -> None:
+        self.of = of
+        super().__init__()
+        self.schedule = schedule
+        self.whole, self.committed = of.whole, of.committed
+        self.masks = of.masks
+        self.block: list[int] = []
+        self.active: tuple[int, ...] = ()
+
+    def attach(self, trainables: Trainables) -> None:
+        self.of.attach(trainables)
+        self.block = self.schedule.blocks(trainables.names, trainables.group)
+
+    def begin(self, owner: Owner) -> None:
+        if any(group["weight_decay"] for group in owner.param_groups):
+            owner.flush()  # a pending decay is of the last step's blocks alone
+        self.active = self.choose(owner.steps)
+        self.of.begin(owner)
+
+    def choose(self, step: int) -> tuple[int, ...]:
+        """The blocks of a step that begins with a new choice."""
+        return self.schedule.choose(len(set(self.block)), step)
+
+    def direction(self, seed: int) -> BlockDirection:
+        return BlockDirection(self.of.direction(seed), self.active)
+
+    def moves(self, direction: Direction, i: int) -> bool:
+        if not isinstance(direction, BlockDirection):
+            return self.of.moves(direction, i)
+        return self.block[i] in direction.active and self.of.moves(direction.along, i)
+
+    def apply(self, work: Pass) -> None:
+        if work.is_identity():
+            return
+        parts: dict[tuple[Direction, ...], list[int]] = {}
+        for n, i in enumerate(work.indices):
+            moving = tuple(key for key in work.terms if self.moves(key, i))
+            parts.setdefault(moving, []).append(n)
+        for moving, chosen in parts.items():
+            part = work.part(chosen) if len(parts) > 1 else work
+            if moving:
+                self.of.apply(replace(part, terms=_along(work.terms, moving)))
+            elif part.target is not part.source:  # not of an active block
+                torch._foreach_copy_(part.target, part.source)
+
+    def to_plain(self, direction: Direction) -> Any:
+        if not isinstance(direction, BlockDirection):
+            return self.of.to_plain(direction)
+        return (self.of.to_plain(direction.along), direction.active)
+
+    def from_plain(self, plain: Any) -> Direction:
+        if not isinstance(plain, tuple):
+            return self.of.from_plain(plain)
+        return BlockDirection(self.of.from_plain(plain[0]), tuple(plain[1]))
+
+    def state(self) -> dict[str, Any]:
+        return {"active": self.active, **self.of.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.active = tuple(state.get("active", ()))
+        self.of.load_state(state)
+
+
+def _along(terms: Terms, moving: Sequence[Direction]) -> Terms:
+    """The terms of some directions, without their blocks."""
+    total: Terms = {}
+    for key in moving:
+        along = key.along if isinstance(key, BlockDirection) else key
+        total[along] = total.get(along, 0.0) + terms[key]
+    return total

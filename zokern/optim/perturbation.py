@@ -1,0 +1,151 @@
+"""What z is: the perturbations of an optimizer, and full noise, the usual one.
+
+A `Perturbation` is a choice, an immutable value that any number of optimizers may be given. Each binds
+it to its own trainables as `Directions`, which keep what the choice needs (thresholds, masks, blocks in
+turn, a momentum) and carry out the optimizer's passes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..ops import perturb_
+from .engine import Trainables
+from .moves import Direction, Pass
+
+
+class Owner(Protocol):
+    """What directions may ask of their optimizer at the beginning of a step."""
+
+    @property
+    def param_groups(self) -> Sequence[Mapping[str, Any]]: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def restore(self) -> str: ...
+
+    @property
+    def keeps_masks(self) -> bool:
+        """Whether masks are to be stored, for passes that do not start from the committed weights."""
+        ...
+
+    def flush(self) -> None: ...
+
+
+class Directions(ABC):
+    """A perturbation bound to an optimizer's trainables."""
+
+    whole = False
+    """Whether each direction is z of its seed over the whole of the tensors that it moves: what the
+    rules that are fused with the noise take."""
+
+    committed = False
+    """Whether passes look at the weights they start from, which are to be the committed ones."""
+
+    masks: dict[int, Tensor]
+    """Ordinal of a trainable to the stored mask of the elements that move; others move as a whole."""
+
+    def __init__(self) -> None:
+        self.masks = {}
+
+    def attach(self, trainables: Trainables) -> None:  # noqa: B027
+        """Learns the trainables, at first and when there are more.
+
+        Raises:
+            TypeError, ValueError: the choice does not fit them.
+        """
+
+    def begin(self, owner: Owner) -> None:  # noqa: B027
+        """Before a step's first move: brings up to date what depends on the step or the weights."""
+
+    def direction(self, seed: int) -> Direction:
+        """What a step perturbs along for a query's seed."""
+        return seed
+
+    def moves(self, direction: Direction, i: int) -> bool:
+        """Whether the direction moves any of the trainable `i`."""
+        return True
+
+    @abstractmethod
+    def apply(self, work: Pass) -> None:
+        """Carries out a pass."""
+
+    def to_plain(self, direction: Direction) -> Any:
+        """A direction as plain Python, for a saved state: a number, or tuples of numbers."""
+        return direction
+
+    def from_plain(self, plain: Any) -> Direction:
+        """The direction that `to_plain` gave."""
+        return plain  # type: ignore[no-any-return]
+
+    def state(self) -> dict[str, Any]:
+        """What a continued run has to know, as plain Python."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Takes over what `state` returned."""
+
+
+class Perturbation(ABC):
+    """A choice of z; `MeZO(model, perturbation=...)`."""
+
+    @abstractmethod
+    def bind(self, distribution: str) -> Directions:
+        """Directions for one optimizer, with noise of this distribution."""
+
+
+@dataclass(frozen=True)
+class FullNoise(Perturbation):
+    """z of a seed on every element of every trainable: the default.
+
+    Source: Malladi et al. 2023 (arXiv:2305.17333), Definition 1.
+    """
+
+    def bind(self, distribution: str) -> Directions:
+        return FullDirections(distribution)
+
+
+class FullDirections(Directions):
+    """Every direction is an integer seed; a pass is one `zokern.perturb_` call."""
+
+    whole = True
+
+    def __init__(self, distribution: str) -> None:
+        super().__init__()
+        self.distribution = distribution
+
+    def apply(self, work: Pass) -> None:
+        if work.is_identity():
+            return
+        seeds, scales, rounding = work.seeds_and_scales()
+        perturb_(
+            work.source,
+            seeds,
+            scales,
+            decay=work.decay,
+            streams=work.indices,
+            distribution=self.distribution,
+            rounding=rounding,
+            out=work.out,
+        )
+
+
+def dense_estimate(
+    directions: Directions, i: int, like: Tensor, group: int, grads: Mapping[Direction, float]
+) -> Tensor:
+    """sum grads * z of one trainable, as a tensor: for rules that are not fused with the noise.
+
+    float32, or float64 for a float64 trainable. 0 where nothing moves.
+    """
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    dense = [torch.zeros_like(like, dtype=dtype, requires_grad=False)]
+    directions.apply(Pass([i], group, dense, dense, 1.0, dict(grads)))
+    return dense[0]

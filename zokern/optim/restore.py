@@ -1,0 +1,146 @@
+"""Which way weights come back from a probe, and the hooked engine that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ._groups import check_trainables
+from ._hooks import land_before_use, owners, places
+from .engine import Engine, Trainables
+from .moves import Apply
+from .restore_exact import Exact
+from .restore_inplace import InPlace
+from .restore_snapshot import Snapshot
+
+MODES = ("inplace", "exact", "snapshot")
+
+SMALL = 1 / 16
+"""Of the module's bytes: up to here a copy of the trainables is no burden."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method, its perturbation and its evaluation ask of a restore mode.
+
+    Args:
+        batched: all points are evaluated in one forward: no weight is displaced.
+        committed: passes look at the weights they start from, which are to be the committed ones.
+        anchor: points around a copy of earlier weights are visited: weights in memory must not have
+            to move there and back.
+        copies_small_sets: a small trainable set is copied whatever its dtype.
+    """
+
+    batched: bool = False
+    committed: bool = False
+    anchor: bool = False
+    copies_small_sets: bool = False
+
+
+def choose_restore(asked: str, needs: Needs, params: Sequence[Tensor], module: nn.Module | None) -> str:
+    """The mode that `restore=asked` means.
+
+    "auto" is "snapshot" where evaluation is batched. Where a perturbation or an anchor needs the
+    committed weights it is "exact" if there is a module that takes hooks. For the rest, float32 and
+    float64 are moved in place. With any bfloat16 or float16 trainable (where moving weights to and fro
+    drifts by 12 % of their rms in 1 000 bf16 steps): "snapshot" with bare parameters, for a compiled
+    module (hooks would break its graph), and for small trainable sets, as adapters are: the copy is
+    then no burden and one pass is faster than a pass a module. Otherwise "exact".
+
+    Raises:
+        ValueError: what was asked for cannot be, or "exact" has no module.
+    """
+    if needs.batched and asked not in ("auto", "snapshot"):
+        raise ValueError(
+            f"restore must be 'auto' or 'snapshot' with evaluation='batched', which displaces no weight, "
+            f"got {asked!r}"
+        )
+    if needs.anchor and asked == "inplace":
+        raise ValueError(
+            "anchor='copy' visits the copy without moving it, and so needs restore='exact' or "
+            "'snapshot', got 'inplace'"
+        )
+    if asked != "auto":
+        return asked
+    if needs.batched:
+        return "snapshot"
+    hooked = module is not None and takes_hooks(module)
+    if (needs.anchor or needs.committed) and hooked:
+        return "exact"
+    if needs.anchor:
+        return "snapshot"
+    small = module is not None and _is_small(module, params)
+    if all(p.dtype in (torch.float32, torch.float64) for p in params):
+        return "snapshot" if small and needs.copies_small_sets else "inplace"
+    return "exact" if hooked and not small else "snapshot"
+
+
+def takes_hooks(module: nn.Module) -> bool:
+    """Whether no part of it is compiled: hooks would break its graph."""
+    return not any(
+        getattr(m, "_compiled_call_impl", None) is not None or hasattr(m, "_orig_mod")
+        for m in module.modules()
+    )
+
+
+def _is_small(module: nn.Module, params: Sequence[Tensor]) -> bool:
+    total = sum(p.numel() * p.element_size() for p in module.parameters())
+    return sum(p.numel() * p.element_size() for p in params) <= SMALL * total
+
+
+def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
+    """The trainables of checked param groups, in order.
+
+    Raises:
+        ValueError: no trainable parameter, one twice, or overlapping ones.
+    """
+    params, names = check_trainables(groups)
+    group = {id(p): g for g, entry in enumerate(groups) for p in entry["params"]}
+    return Trainables(params, names, [group[id(p)] for p in params], len(groups))
+
+
+def build(
+    trainables: Trainables,
+    module: nn.Module | None,
+    restore: str,
+    lazy: bool,
+    apply: Apply,
+    rounding: str,
+) -> tuple[Engine, list[RemovableHandle]]:
+    """The engine of a mode that was chosen, and the handles of its hooks.
+
+    Raises:
+        ValueError: a trainable is not in the module.
+    """
+    found: dict[nn.Module, list[int]] = {}
+    if module is not None:
+        found = owners(module, trainables.params)
+        inside = {i for own in found.values() for i in own}
+        for i, name in enumerate(trainables.names):
+            if i not in inside:
+                raise ValueError(f"module does not contain the parameter {name}")
+    handles: list[RemovableHandle] = []
+    engine: Engine
+    if restore == "exact" and module is not None:
+        at = places(module, found, trainables.params)
+        engine = Exact(trainables, apply, rounding, owners=found, places=at)
+        handles += engine.handles
+    else:
+        kind = InPlace if restore == "inplace" else Snapshot
+        engine = kind(trainables, apply, rounding)
+    if module is not None and lazy and engine.defers:
+        handles += land_before_use(module, found, engine)
+    return engine, handles
+
+
+def detach(engine: Engine, handles: list[RemovableHandle]) -> None:
+    """Lands the weights and removes the hooks: what is left to do when an optimizer goes."""
+    with torch.no_grad():
+        engine.land()
+    for handle in handles:
+        handle.remove()
