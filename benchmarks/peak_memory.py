@@ -41,7 +41,7 @@ SIZES: dict[str, dict[str, int]] = {
 METHODS: dict[str, Callable[[Any], Any]] = {
     "MeZO": MeZO,
     "MeZO-SVRG": MeZOSVRG,
-    "MeZO-SVRG, snapshot copied": lambda model: MeZOSVRG(model, snapshot="copy"),
+    "MeZO-SVRG, anchor copied": lambda model: MeZOSVRG(model, anchor="copy"),
     "ZOAdaMU": lambda model: ZOAdaMU(model, schedule=10),
     "ZOAdam": ZOAdam,
     "SparseMeZO": SparseMeZO,

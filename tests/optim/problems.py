@@ -47,6 +47,29 @@ class Bowl(nn.Module):
         return total
 
 
+class Fit(nn.Module):
+    """|| x W^T + b - y ||^2 of a linear layer, with orthogonal columns of x: a bowl whose optimizer is
+    given the layer, and whose loss is computed from the layer's outputs, as batched evaluation needs."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+
+        def draw(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator, dtype=torch.float64)
+
+        inputs = torch.linalg.qr(draw(9, 6))[0]
+        self.layer = nn.Linear(6, 4, dtype=dtype, device=device)
+        with torch.no_grad():
+            self.layer.weight.copy_(draw(4, 6))
+            self.layer.bias.copy_(draw(4))
+        self.x = inputs.to(dtype).to(device)
+        self.y = self.x.double().sum(1, keepdim=True).expand(9, 4)
+
+    def forward(self) -> Tensor:
+        return (self.layer(self.x).double() - self.y).square().sum()
+
+
 class Leaf(nn.Module):
     def __init__(self, start: Tensor) -> None:
         super().__init__()
@@ -107,8 +130,17 @@ class Method:
     rate: float = 1.0  # at this multiple of the usual rate
     gaussian: bool = False  # draws no other distribution
     tolerance: float = 2e-6  # against the oracle, over the distance gone
+    problem: type[nn.Module] = Bowl
+
+    @property
+    def batched(self) -> bool:
+        return self.options.get("evaluation") == "batched"
 
     def make(self, params: Any, **options: Any) -> ZerothOrderOptimizer:
+        if isinstance(params, Fit):
+            params = params.layer
+        if isinstance(options.get("module"), Fit):
+            options["module"] = options["module"].layer
         return self.kind(params, **{"lr": LR, "eps": EPS, **self.options, **options})
 
     def log(self, step: int, difference: float) -> list[float]:

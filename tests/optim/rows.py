@@ -59,25 +59,33 @@ class SVRGOracle(Oracle):
     owed: float = 1.0
     slow: ClassVar[float] = LR / 4  # between full steps
 
+    masks: list[Tensor] | None = None
+
     def queries(self, full: bool) -> int:
         return int(self.options.get("num_queries", 1))
+
+    def choose(self, weights: list[Tensor], t: int) -> list[Tensor] | None:
+        """The elements that move in an interval; None: all."""
+        return None
 
     def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
         interval, decay = self.options["interval"], self.options.get("weight_decay", 0.0)
         seeds = [zokern.derive_seed(0, t, query) for query in range(self.queries(t % interval == 0))]
-        mean, grad = estimate(weights, loss, seeds)
+        if t % interval == 0:
+            self.masks = self.choose(weights, t)
+        mean, grad = estimate(weights, loss, seeds, self.masks)
         if t % interval == 0:
             self.anchor = [w.clone() for w in weights]
             self.full = grad
             rate, direction = LR, grad
         else:
-            _, there = estimate(self.anchor, loss, seeds)
+            _, there = estimate(self.anchor, loss, seeds, self.masks)
             rate = self.slow
             direction = [a - b + c for a, b, c in zip(grad, there, self.full)]
         self.owed *= 1 - rate * decay
-        for w, d in zip(weights, direction):
+        for i, (w, d) in enumerate(zip(weights, direction)):
             if t % interval == interval - 1:
-                w.mul_(self.owed)
+                w.mul_(1 - (1 - self.owed) * (1.0 if self.masks is None else self.masks[i]))
             w.sub_(rate * d)
         if t % interval == interval - 1:
             self.owed = 1.0
@@ -91,11 +99,15 @@ class ZOSVRGOracle(SVRGOracle):
         return 2 if full else 1
 
 
-def estimate(weights: Sequence[Tensor], loss: Loss, seeds: Sequence[int]) -> tuple[float, list[Tensor]]:
-    """Mean loss and mean two-sided estimate over the seeds."""
+def estimate(
+    weights: Sequence[Tensor], loss: Loss, seeds: Sequence[int], masks: Sequence[Tensor] | None = None
+) -> tuple[float, list[Tensor]]:
+    """Mean loss and mean two-sided estimate over the seeds, of the elements that `masks` lets move."""
     total, grad = 0.0, [w * 0 for w in weights]
     for seed in seeds:
         z = [zokern.normal(w.shape, seed, stream=i).double() for i, w in enumerate(weights)]
+        if masks is not None:
+            z = [d * m for d, m in zip(z, masks)]
         plus = loss([w + EPS * d for w, d in zip(weights, z)])
         minus = loss([w - EPS * d for w, d in zip(weights, z)])
         total += (plus + minus) / (2 * len(seeds))
@@ -132,12 +144,12 @@ class AdaZetaOfQueries(AdaZeta):
 
 
 def mean_estimate(
-    options: dict[str, Any], weights: list[Tensor], loss: Loss, t: int
+    options: dict[str, Any], weights: list[Tensor], loss: Loss, t: int, masks: list[Tensor] | None = None
 ) -> tuple[float, list[Tensor]]:
-    """The estimate of step t for a method's options."""
+    """The estimate of step t for a method's options, of the elements that `masks` lets move."""
     seeds = [zokern.derive_seed(0, t, query) for query in range(options.get("num_queries", 1))]
     if not options.get("one_sided"):
-        return estimate(weights, loss, seeds)
+        return estimate(weights, loss, seeds, masks)
     base, grad = loss(weights), [w * 0 for w in weights]
     for seed in seeds:
         z = [zokern.normal(w.shape, seed, stream=i).double() for i, w in enumerate(weights)]
@@ -155,14 +167,19 @@ class TorchOracle(Oracle):
 
     def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
         mean, grad = mean_estimate(self.options, weights, loss, t)
+        optimizer = self.begin(weights)
+        for w, g in zip(weights, grad):
+            w.grad = g
+        optimizer.step()
+        return mean
+
+    def begin(self, weights: list[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer, made at the first step."""
         if self.optimizer is None:
             names = {"betas", "weight_decay"}
             options = {name: value for name, value in self.options.items() if name in names}
             self.optimizer = type(self).kind(weights, lr=LR, **options)
-        for w, g in zip(weights, grad):
-            w.grad = g
-        self.optimizer.step()
-        return mean
+        return self.optimizer
 
 
 class AdamOracle(TorchOracle):
@@ -202,8 +219,13 @@ class AdaMMOracle(Oracle):
 class AdaMUOracle(Oracle):
     momenta: list[Tensor] = field(default_factory=list)
 
+    def moves(self, count: int, t: int) -> list[float]:
+        """1 for the tensors that step t moves."""
+        return [1.0] * count
+
     def step(self, weights: list[Tensor], loss: Loss, t: int) -> float:
         queries, decay = self.options.get("num_queries", 1), self.options.get("weight_decay", 0.0)
+        on = self.moves(len(weights), t)
         alpha, beta1, beta2 = self.options["schedule"](t + 1)
         self.momenta = self.momenta or [torch.zeros_like(w) for w in weights]
         total, moves = 0.0, [torch.zeros_like(w) for w in weights]
@@ -216,17 +238,17 @@ class AdaMUOracle(Oracle):
                 gradient, past = math.sqrt(alpha) * n1, m + math.sqrt(1 - alpha) * n2
                 v = beta2 * gradient**2 + (1 - beta2) * past**2
                 drawn.append((beta1 * gradient + (1 - beta1) * past, v))
-            plus = loss([w + EPS * m for w, (m, _) in zip(weights, drawn)])
-            minus = loss([w - EPS * m for w, (m, _) in zip(weights, drawn)])
+            plus = loss([w + EPS * a * m for a, w, (m, _) in zip(on, weights, drawn)])
+            minus = loss([w - EPS * a * m for a, w, (m, _) in zip(on, weights, drawn)])
             total += (plus + minus) / (2 * queries)
             g = (plus - minus) / (2 * EPS)
             sign = -1.0 if self.options.get("orient_momentum") and g < 0 else 1.0
             for i, (m, v) in enumerate(drawn):
                 moves[i] += g * m / (v + 1e-8).sqrt() / queries
                 stored[i] += sign * m / queries
-        self.momenta = stored
-        for w, move in zip(weights, moves):
-            w.mul_(1 - LR * decay).sub_(LR * move)
+        self.momenta = [m if a else old for a, m, old in zip(on, stored, self.momenta)]
+        for a, w, move in zip(on, weights, moves):
+            w.mul_(1 - LR * decay * a).sub_(LR * a * move)
         return total
 
 

@@ -12,31 +12,43 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import Backend
-from tests.optim.problems import EPS, LR, RESTORES, Bowl, Method, same, values
-from tests.optim.rows import ROWS
+from tests.optim.combinations import ROWS
+from tests.optim.problems import EPS, LR, RESTORES, Method, same, values
 from zokern import use_backend
 from zokern.optim import QuerySchedule, ZerothOrderOptimizer
 
 methods = pytest.mark.parametrize("method", ROWS.values(), ids=ROWS.keys())
 WITH_QUERIES = {name: method for name, method in ROWS.items() if name != "ZO-SVRG"}  # that has samples
-restores = pytest.mark.parametrize("restore", RESTORES.values(), ids=RESTORES.keys())
+LOOPED = {name: method for name, method in ROWS.items() if not method.batched}  # any model, any parameters
+looped = pytest.mark.parametrize("method", LOOPED.values(), ids=LOOPED.keys())
 
 
-@methods
-@pytest.mark.parametrize("restore", ["inplace", "exact"])
-def test_goes_down_on_a_quadratic(method: Method, restore: str) -> None:
-    model = Bowl()
+def with_restores(rows: dict[str, Method], *names: str) -> Any:
+    """Each method in each of the restore modes, as far as it runs in them (batched: in one)."""
+    return pytest.mark.parametrize(
+        ("method", "restore"),
+        [
+            pytest.param(method, RESTORES[name], id=f"{row}-{name}")
+            for name in names or RESTORES
+            for row, method in rows.items()
+            if not method.batched or RESTORES[name]["restore"] == "snapshot"
+        ],
+    )
+
+
+@with_restores(ROWS, "inplace", "exact", "snapshot")
+def test_goes_down_on_a_quadratic(method: Method, restore: dict[str, Any]) -> None:
+    model = method.problem()
     first = float(model().detach())
-    with method.make(model, lr=LR / 4 * method.rate, restore=restore) as optimizer:
+    with method.make(model, lr=LR / 4 * method.rate, **restore) as optimizer:
         for _ in range(method.steps):
             optimizer.step(model)
     assert float(model().detach()) < first / method.depth
 
 
-@methods
-@restores
+@with_restores(ROWS)
 def test_equals_the_float64_oracle(method: Method, restore: dict[str, Any]) -> None:
-    model, exact = Bowl(torch.float64), Bowl(torch.float64)
+    model, exact = method.problem(torch.float64), method.problem(torch.float64)
     start = values(exact)
     weights = [p.detach() for p in exact.parameters()]
     oracle = method.oracle(method.options)
@@ -63,7 +75,7 @@ def test_equals_the_float64_oracle(method: Method, restore: dict[str, Any]) -> N
 
 @methods
 def test_first_losses(method: Method) -> None:
-    model = Bowl()
+    model = method.problem()
     optimizer = method.make(model)
     losses = [optimizer.step(model) for _ in range(4)]
     assert losses == pytest.approx(method.golden, rel=1e-5)
@@ -73,8 +85,8 @@ def test_first_losses(method: Method) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_moves_alike_on_every_backend(method: Method, dtype: torch.dtype, backend: Backend) -> None:
     def run(device: str) -> list[Tensor]:
-        model = Bowl(dtype, device)
-        optimizer = method.make(model, restore="inplace")
+        model = method.problem(dtype, device)
+        optimizer = method.make(model, restore="snapshot" if method.batched else "inplace")
         for t in range(2 if backend.interpreted else 4):
             optimizer.replay_step(method.log(t, 0.01))
         return values(model)
@@ -84,10 +96,9 @@ def test_moves_alike_on_every_backend(method: Method, dtype: torch.dtype, backen
         assert same(found, run("cpu"))
 
 
-@methods
-@restores
+@with_restores(ROWS)
 def test_state_round_trip_continues_bit_for_bit(method: Method, restore: dict[str, Any]) -> None:
-    model = Bowl()
+    model = method.problem()
     optimizer = method.make(model, **restore)
     for _ in range(3):
         optimizer.step(model)
@@ -98,7 +109,7 @@ def test_state_round_trip_continues_bit_for_bit(method: Method, restore: dict[st
 
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    again = Bowl()
+    again = method.problem()
     resumed = method.make(again, **{**restore, "seed": 5})
     again.load_state_dict(saved["model"])
     resumed.load_state_dict(saved["optimizer"])
@@ -109,10 +120,9 @@ def test_state_round_trip_continues_bit_for_bit(method: Method, restore: dict[st
     assert resumed.num_evaluations == optimizer.num_evaluations
 
 
-@methods
-@restores
+@with_restores(ROWS)
 def test_replay_from_logged_losses_repeats_the_moves(method: Method, restore: dict[str, Any]) -> None:
-    model, again = Bowl(), Bowl()
+    model, again = method.problem(), method.problem()
     optimizer, replayed = method.make(model, **restore), method.make(again, **restore)
     for _ in range(4):
         returned = optimizer.step(model)
@@ -123,14 +133,11 @@ def test_replay_from_logged_losses_repeats_the_moves(method: Method, restore: di
     assert optimizer.step(model) == replayed.step(again)
 
 
-@methods
-@restores
+@with_restores(ROWS)
 def test_param_groups_have_their_own_rate(method: Method, restore: dict[str, Any]) -> None:
-    model, alone = Bowl(), Bowl()
-    groups = [
-        {"params": [model.first], "lr": 0.0},
-        {"params": [model.second, model.inner.weight]},
-    ]
+    model, alone = method.problem(), method.problem()
+    first, *rest = model.parameters()
+    groups = [{"params": [first], "lr": 0.0}, {"params": rest}]
     before = values(model)
     optimizer = method.make(groups, module=model, **restore)
     plain = method.make(alone, **restore)
@@ -139,10 +146,10 @@ def test_param_groups_have_their_own_rate(method: Method, restore: dict[str, Any
     optimizer.flush()
     plain.flush()
     drift = 0.0 if restore["restore"] != "inplace" else 1e-6
-    assert (model.first - before[0]).abs().max() <= drift
+    assert (first - before[0]).abs().max() <= drift
     # same streams, same losses: the other tensors move as with one group
-    for name in ("second", "inner.weight"):
-        torch.testing.assert_close(model.get_parameter(name), alone.get_parameter(name))
+    for found, expected in zip(rest, list(alone.parameters())[1:]):
+        torch.testing.assert_close(found, expected)
 
 
 class Tied(nn.Module):
@@ -164,8 +171,7 @@ class Tied(nn.Module):
         return nn.functional.cross_entropy(logits, tokens.flip(0))
 
 
-@methods
-@restores
+@with_restores(LOOPED)
 def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> None:
     model = Tied()
     first = float(model().detach())
@@ -184,7 +190,8 @@ def test_tied_and_frozen_parameters(method: Method, restore: dict[str, Any]) -> 
     ("dtype", "restore"), [(torch.bfloat16, "exact"), (torch.float16, "snapshot")], ids=["bf16", "fp16"]
 )
 def test_sixteen_bits(method: Method, dtype: torch.dtype, restore: str) -> None:
-    model = Bowl(dtype)
+    model = method.problem(dtype)
+    restore = "snapshot" if method.batched else restore
     optimizer = method.make(model, lr=LR / 4 * method.rate, restore=restore)
     first = float(model().detach())
     for _ in range(method.steps):
@@ -193,7 +200,7 @@ def test_sixteen_bits(method: Method, dtype: torch.dtype, restore: str) -> None:
     assert all(p.dtype == dtype for p in model.parameters())
 
 
-@methods
+@looped
 def test_small_updates_to_bf16_weights_arrive(method: Method) -> None:
     """Round-to-nearest would lose every one of them: an update is 1/40 of a bf16 step at 1.0."""
     weight = nn.Parameter(torch.full((4096,), 1.0, dtype=torch.bfloat16))
@@ -213,7 +220,7 @@ def test_small_updates_to_bf16_weights_arrive(method: Method) -> None:
 
 @methods
 def test_learning_rate_schedulers(method: Method) -> None:
-    model, manual = Bowl(), Bowl()
+    model, manual = method.problem(), method.problem()
     optimizer, plain = method.make(model), method.make(manual)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5**t)
     for t in range(4):
@@ -227,7 +234,7 @@ def test_learning_rate_schedulers(method: Method) -> None:
 def test_any_scalar_is_a_loss(method: Method) -> None:
     found = []
     for scalar in (float, lambda loss: loss, lambda loss: loss.reshape(1, 1), lambda loss: np.float64(loss)):
-        model = Bowl()
+        model = method.problem()
         optimizer = method.make(model)
         found.append([optimizer.step(lambda: scalar(model().detach())) for _ in range(4)])  # noqa: B023
     assert all(losses == found[0] for losses in found)
@@ -236,7 +243,7 @@ def test_any_scalar_is_a_loss(method: Method) -> None:
 @methods
 def test_goes_down_where_there_is_no_gradient(method: Method) -> None:
     """A staircase: the closure returns the loss in whole quarters."""
-    model = Bowl()
+    model = method.problem()
     optimizer = method.make(model, lr=LR / 4 * method.rate, eps=0.1)
     first = float(model().detach())
     for _ in range(method.steps):
@@ -246,7 +253,7 @@ def test_goes_down_where_there_is_no_gradient(method: Method) -> None:
 
 @pytest.mark.parametrize("method", WITH_QUERIES.values(), ids=WITH_QUERIES.keys())
 def test_query_schedules(method: Method) -> None:
-    model, again = Bowl(), Bowl()
+    model, again = method.problem(), method.problem()
     schedule = QuerySchedule(alpha=1.0, beta=1.0, q_max=3, steps_per_epoch=2)
     optimizer = method.make(model, num_queries=schedule)
     told = method.make(again, num_queries=QuerySchedule(alpha=1.0, beta=1.0, q_max=3))
@@ -259,30 +266,34 @@ def test_query_schedules(method: Method) -> None:
     assert same(values(model), values(again))
 
 
-@methods
-@pytest.mark.parametrize("restore", ["inplace", "exact", "snapshot"])
+@with_restores(ROWS, "inplace", "exact", "snapshot")
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_non_finite_loss_leaves_weights_and_state(method: Method, restore: str, bad: float) -> None:
-    model = Bowl()
-    optimizer = method.make(model, restore=restore)
+def test_a_non_finite_loss_leaves_weights_and_state(
+    method: Method, restore: dict[str, Any], bad: float
+) -> None:
+    model = method.problem()
+    optimizer = method.make(model, **restore)
     for _ in range(3):
         optimizer.step(model)
     weights, before = values(model), state_of(optimizer)
     with pytest.warns(RuntimeWarning, match="step 3 is skipped"):
         optimizer.step(lambda: bad)
     for found, expected in zip(values(model), weights):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if restore == "inplace" else 0)
+        torch.testing.assert_close(
+            found, expected, rtol=0, atol=1e-6 if restore["restore"] == "inplace" else 0
+        )
     assert same(state_of(optimizer), before)
     assert (optimizer.steps, optimizer.skipped_steps) == (4, 1)
     optimizer.step(model)
     assert not same(values(model), weights)
 
 
-@methods
-@pytest.mark.parametrize("restore", ["inplace", "exact", "snapshot"])
-def test_an_exception_in_the_closure_leaves_weights_and_state(method: Method, restore: str) -> None:
-    model = Bowl()
-    optimizer = method.make(model, restore=restore)
+@with_restores(ROWS, "inplace", "exact", "snapshot")
+def test_an_exception_in_the_closure_leaves_weights_and_state(
+    method: Method, restore: dict[str, Any]
+) -> None:
+    model = method.problem()
+    optimizer = method.make(model, **restore)
     for _ in range(3):
         optimizer.step(model)
     weights, before, calls = values(model), state_of(optimizer), []
@@ -296,7 +307,9 @@ def test_an_exception_in_the_closure_leaves_weights_and_state(method: Method, re
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(fails)
     for found, expected in zip(values(model), weights):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if restore == "inplace" else 0)
+        torch.testing.assert_close(
+            found, expected, rtol=0, atol=1e-6 if restore["restore"] == "inplace" else 0
+        )
     assert same(state_of(optimizer), before)
 
 

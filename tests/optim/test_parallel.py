@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import zokern
-from zokern.nn import TTLinear, add_tt_adapters
 from tests.nn.families import FAMILIES, make, tokens
+from zokern.nn import TTLinear, add_tt_adapters
 from zokern.optim.engine import Trainables
 from zokern.optim.moves import Point
 from zokern.optim.parallel import BatchedCopies, linear_copies

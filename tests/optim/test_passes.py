@@ -30,7 +30,7 @@ COSTS: dict[str, tuple[float, float, float, float, int, float]] = {
     # to the snapshot and back the one move since; the update holds the full batch's direction, too
     "MeZO-SVRG, other steps": (5, 0, 1 + 1 + 2 + 1 + 2, 40, 4, 0),
     "MeZO-SVRG, other steps, `lazy`": (4, 0, 1 + 1 + 2 + 1 + 1, 32, 4, 0),
-    "MeZO-SVRG, other steps, snapshot copied": (5, 0, 4 + 2, 40, 4, 4 + 4 / 4),
+    "MeZO-SVRG, other steps, anchor copied": (5, 0, 4 + 2, 40, 4, 4 + 4 / 4),
     "ZO-SVRG, other steps, batch of 2": (9, 0, 1 + 1 + 9 + 1 + 10 + 1 + 9 + 1 + 10, 72, 8, 0),
     "SparseMeZO (`exact`)": (3, 0, 3, 24, 2, 4 / 4),
     # |w|, then |w| <= threshold: 8 + 5; the masks are a byte a weight in each pass

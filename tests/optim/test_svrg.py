@@ -121,9 +121,7 @@ def watched(model: Looks) -> Looks:
         ("copy", "snapshot"),
     ],
 )
-def test_both_terms_share_a_seed_and_see_a_true_anchor(
-    anchor: str, restore: str, dtype: torch.dtype
-) -> None:
+def test_both_terms_share_a_seed_and_see_a_true_anchor(anchor: str, restore: str, dtype: torch.dtype) -> None:
     """Fails where the anchor is a shallow copy, or the second term draws a seed of its own."""
     if dtype == torch.bfloat16 and restore == "inplace":
         pytest.skip("16-bit weights drift when moved in place")

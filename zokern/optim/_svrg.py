@@ -97,11 +97,15 @@ class SVRG(ZerothOrderOptimizer):
         self._since = None
         self._owed.append(1.0)
 
+    @property
+    def turn(self) -> int:
+        """The number of the interval: blocks take turns with it."""
+        return self.steps // self.interval
+
     def begin(self) -> None:
         """What the directions depend on is found anew at each interval, and holds for all of it."""
         if self.next_is_full:
             super().begin()
-            self._keep_masks()
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -159,11 +163,6 @@ class SVRG(ZerothOrderOptimizer):
         if self._copies:
             torch._foreach_copy_(list(self._copies.values()), self.trainables)
 
-    def _keep_masks(self) -> None:
-        """Masks hold for an interval, so a run that is resumed within one needs them."""
-        for i, mask in self.directions.masks.items():
-            self.state[self.trainables[i]]["mask"] = mask
-
     def _method_state(self) -> dict[str, Any]:
         plain = self.directions.to_plain
         return {
@@ -172,6 +171,8 @@ class SVRG(ZerothOrderOptimizer):
             "moved": {plain(d): values for d, values in self._moved.items()},
             "owed": list(self._owed),
             "anchor": self.anchor,
+            # they hold for an interval, so a run that is resumed within one needs them
+            "masks": self.directions.drawn_masks(),
         }
 
     def _load_method_state(self, state: Mapping[str, Any]) -> None:
@@ -191,6 +192,5 @@ class SVRG(ZerothOrderOptimizer):
                 own["anchor"] = own.pop("snapshot")
             if self.anchor == "copy" and self._since is not None:
                 self._copies[i] = own["anchor"]
-            if "mask" in own:
-                own["mask"] = own["mask"].bool()
-                self.directions.masks[i] = own["mask"]
+        for i, mask in state.get("masks", {}).items():
+            self.directions.masks[i] = mask.to(self.trainables[i].device, copy=True)

@@ -78,6 +78,8 @@ class ZOAdaMU(ZerothOrderOptimizer):
         >>> loss = optimizer.step(lambda: loss_fn(model(x), y))
     """
 
+    writes_momentum = True
+
     def __init__(
         self,
         params: nn.Module | Iterable[Any],

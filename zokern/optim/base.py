@@ -87,6 +87,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             twice, or the restore mode, the evaluation or `lazy` needs a module.
     """
 
+    writes_momentum = False
+    """Whether the method keeps the momentum that a perturbation may be drawn around."""
+
     def __init__(
         self,
         params: nn.Module | Iterable[Any],
@@ -114,6 +117,10 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             check_number("max_parallel", max_parallel, 1, integer=True)
         if perturbation is not None and not isinstance(perturbation, Perturbation):
             raise TypeError(f"perturbation must be a Perturbation, got {perturbation!r}")
+        if not self.writes_momentum and perturbation is not None and perturbation.reads_momentum:
+            raise TypeError(
+                f"perturbation must not be Momentum, which only ZOAdaMU writes, got {perturbation!r}"
+            )
         if isinstance(params, nn.Module):
             module = params
         asks = {
@@ -300,6 +307,11 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """Whether masks are stored for passes that do not start from the committed weights, as those of
         rules that are not fused with the noise."""
         return False
+
+    @property
+    def turn(self) -> int:
+        """Counts the choices that directions make: the number of the step, where each chooses anew."""
+        return self.steps
 
     def begin(self) -> None:
         """Before a step's first move: brings the directions up to date."""

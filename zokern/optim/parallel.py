@@ -185,7 +185,9 @@ class BatchedCopies:
                 for home in self.homes:
                     home.copies = inside
                 try:
-                    batched = self._forward(*_repeat(args, count), **_repeat(kwargs, count))
+                    # a root that is itself a trained linear layer has a forward of copies now
+                    forward = self.root.forward if self.root in self.linears else self._forward
+                    batched = forward(*_repeat(args, count), **_repeat(kwargs, count))
                 finally:
                     for home in self.homes:
                         home.copies = _Outside()
@@ -195,6 +197,7 @@ class BatchedCopies:
     @contextlib.contextmanager
     def _installed(self, points: Sequence[Point]) -> Iterator[None]:
         """Gives the trained linear layers their copies."""
+        kept = [linear.__dict__.get("forward") for linear in self.linears]
         try:
             for linear in self.linears:
                 weight, bias = self._copied(linear, points)
@@ -205,8 +208,10 @@ class BatchedCopies:
                 linear.forward = forward  # type: ignore[method-assign, assignment]
             yield
         finally:
-            for linear in self.linears:
+            for linear, own in zip(self.linears, kept):
                 linear.__dict__.pop("forward", None)
+                if own is not None:
+                    linear.forward = own  # type: ignore[method-assign]
 
     def _copied(self, linear: nn.Linear, points: Sequence[Point]) -> tuple[Tensor, Tensor | None]:
         def copies(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..random import derive_seed
 from ._groups import check_choice, check_number
@@ -85,8 +86,8 @@ class BlockSchedule:
 class Blocks(Perturbation):
     """Perturbs and updates some blocks of the trainables a step.
 
-    Where a method keeps a choice for several steps (`MeZOSVRG`, for an interval), the blocks of the
-    first of them stay.
+    Where a method keeps a choice for several steps (`MeZOSVRG`, for an interval), the schedule counts
+    those in place of steps.
 
     Args:
         schedule: which blocks, when.
@@ -107,6 +108,10 @@ class Blocks(Perturbation):
             raise TypeError(f"schedule must be a BlockSchedule, got {self.schedule!r}")
         if self.of is not None and not isinstance(self.of, Perturbation):
             raise TypeError(f"of must be a Perturbation, got {self.of!r}")
+
+    @property
+    def reads_momentum(self) -> bool:
+        return self.of is not None and self.of.reads_momentum
 
     def bind(self, distribution: str) -> Directions:
         return BlockDirections(self.schedule, (self.of or FullNoise()).bind(distribution))
@@ -149,12 +154,12 @@ class BlockDirections(Directions):
     def begin(self, owner: Owner) -> None:
         if any(group["weight_decay"] for group in owner.param_groups):
             owner.flush()  # a pending decay is of the last step's blocks alone
-        self.active = self.choose(owner.steps)
+        self.active = self.choose(owner.turn)
         self.of.begin(owner)
 
-    def choose(self, step: int) -> tuple[int, ...]:
-        """The blocks of a step that begins with a new choice."""
-        return self.schedule.choose(len(set(self.block)), step)
+    def choose(self, turn: int) -> tuple[int, ...]:
+        """The blocks of a turn."""
+        return self.schedule.choose(len(set(self.block)), turn)
 
     def direction(self, seed: int) -> BlockDirection:
         return BlockDirection(self.of.direction(seed), self.active)
@@ -177,6 +182,9 @@ class BlockDirections(Directions):
                 self.of.apply(replace(part, terms=_along(work.terms, moving)))
             elif part.target is not part.source:  # not of an active block
                 torch._foreach_copy_(part.target, part.source)
+
+    def drawn_masks(self) -> dict[int, Tensor]:
+        return self.of.drawn_masks()
 
     def to_plain(self, direction: Direction) -> Any:
         if not isinstance(direction, BlockDirection):

@@ -146,13 +146,16 @@ class SmallDirections(MaskedDirections):
         self.sparsity, self.refresh = sparsity, refresh
         self.committed = sparsity > 0.0
         self.found = False
+        self.begun = -1  # the last step that began with a look at the weights
         self.trainables: Trainables | None = None
 
     def attach(self, trainables: Trainables) -> None:
         self.trainables, self.found = trainables, False
 
     def begin(self, owner: Owner) -> None:
-        due = self.refresh is not None and owner.steps % self.refresh == 0
+        # a multiple of `refresh` since the last choice, which may be several steps ago
+        due = self.refresh is not None and owner.steps // self.refresh > self.begun // self.refresh
+        self.begun = owner.steps
         if due or not self.found:
             owner.flush()
             self._find_thresholds(owner)
@@ -179,11 +182,14 @@ class SmallDirections(MaskedDirections):
             for mask, value in zip(_pieces(self.masks[i]), _pieces(p)):
                 torch.le(value.abs(), h, out=mask)
 
+    def drawn_masks(self) -> dict[int, Tensor]:
+        return dict(self.masks)
+
     def state(self) -> dict[str, Any]:
-        return {"found": self.found, "thresholds": dict(self.thresholds)}
+        return {"found": self.found, "begun": self.begun, "thresholds": dict(self.thresholds)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self.found = state["found"]
+        self.found, self.begun = state["found"], state.get("begun", self.begun)
         self.thresholds.clear()
         self.thresholds.update(state["thresholds"])
 

@@ -98,6 +98,10 @@ class Momentum(Perturbation):
 
     schedule: Schedule
 
+    @property
+    def reads_momentum(self) -> bool:
+        return True
+
     def bind(self, distribution: str) -> Directions:
         return MomentumDirections(self.schedule)
 

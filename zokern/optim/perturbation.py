@@ -30,6 +30,11 @@ class Owner(Protocol):
     def steps(self) -> int: ...
 
     @property
+    def turn(self) -> int:
+        """Counts the choices: the number of the step, or of the interval where one holds for several."""
+        ...
+
+    @property
     def restore(self) -> str: ...
 
     @property
@@ -78,6 +83,10 @@ class Directions(ABC):
     def apply(self, work: Pass) -> None:
         """Carries out a pass."""
 
+    def drawn_masks(self) -> dict[int, Tensor]:
+        """The masks that were found from the weights; those that the user gave are not among them."""
+        return {}
+
     def to_plain(self, direction: Direction) -> Any:
         """A direction as plain Python, for a saved state: a number, or tuples of numbers."""
         return direction
@@ -96,6 +105,11 @@ class Directions(ABC):
 
 class Perturbation(ABC):
     """A choice of z; `MeZO(model, perturbation=...)`."""
+
+    @property
+    def reads_momentum(self) -> bool:
+        """Whether z is drawn around a momentum that the method has to write."""
+        return False
 
     @abstractmethod
     def bind(self, distribution: str) -> Directions:
