@@ -25,6 +25,7 @@ from triton.runtime.driver import driver
 import zokern
 from zokern import triton_kernels
 
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 TARGET = GPUTarget("cuda", 90, 32)
 launched: dict[str, int] = {}
 
@@ -49,7 +50,8 @@ class Driver:
     launcher_cls = Launcher
     utils = SimpleNamespace(
         get_device_properties=lambda device: {"max_shared_mem": 232448},
-        load_binary=lambda name, kernel, shared, device: (2, 3, 32, 0, 1024),
+        # module, function, registers, spills and, from Triton 3.4 on, the most threads
+        load_binary=lambda name, kernel, shared, device: (2, 3, 32, 0, 1024)[: 5 if VERSION >= (3, 4) else 4],
         unload_module=lambda module: None,
     )
 
