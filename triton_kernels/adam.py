@@ -36,7 +36,7 @@ def fp32_from(bits):
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def adam_kernel(
-    params,
+    weights,
     out,
     exp_avgs,
     exp_avg_sqs,
@@ -77,7 +77,7 @@ def adam_kernel(
     stream = stream.to(tl.uint32)
     at_m = exp_avgs + offsets(start, sizes, strides_m, BLOCK)
     at_v = exp_avg_sqs + offsets(start, sizes, strides_v, BLOCK)
-    w = widen(read(params + offsets(start, sizes, strides_in, BLOCK), interior, start, n, BLOCK))
+    w = widen(read(weights + offsets(start, sizes, strides_in, BLOCK), interior, start, n, BLOCK))
     m = read(at_m, interior, start, n, BLOCK)
     v = read(at_v, interior, start, n, BLOCK)
     w = w * tl.cast(decay, tl.float32)

@@ -28,7 +28,7 @@ LANE_SECOND = tl.constexpr(1)
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def adamu_kernel(
-    params,
+    weights,
     out,
     exp_avgs,
     sizes,  # (), or the dimensions of a strided tensor, with the strides of each memory
@@ -61,7 +61,7 @@ def adamu_kernel(
     stream = stream.to(tl.uint32)
     key = seed.to(tl.uint64)
     at_m = exp_avgs + offsets(start, sizes, strides_m, BLOCK)
-    w = widen(read(params + offsets(start, sizes, strides_in, BLOCK), interior, start, n, BLOCK))
+    w = widen(read(weights + offsets(start, sizes, strides_in, BLOCK), interior, start, n, BLOCK))
     m = read(at_m, interior, start, n, BLOCK)
     w = w * tl.cast(decay, tl.float32)
     gradient = tl.cast(root_alpha, tl.float32) * gaussian(octet, key, stream, LANE_Z, BLOCK)

@@ -33,7 +33,7 @@ from .state import is_stochastic, options, read, write
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def masked_kernel(
-    params,
+    weights,
     out,
     masks,  # uint8, or None: the threshold decides
     table,  # as in perturb_kernel
@@ -64,7 +64,7 @@ def masked_kernel(
     start = tl.program_id(0).to(tl.int64) * BLOCK - head
     interior = (start >= 0) & (start + BLOCK <= n)
     octet = octets(first, BLOCK)
-    p = read(params + offsets(start, sizes, strides_in, BLOCK), interior, start, n, BLOCK)
+    p = read(weights + offsets(start, sizes, strides_in, BLOCK), interior, start, n, BLOCK)
     value = widen(p)
     if masks is None:
         chosen = tl.abs(value) <= tl.cast(threshold, tl.float32).to(value.dtype)

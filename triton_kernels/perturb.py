@@ -117,10 +117,10 @@ RUN_TIME = ("n", "first", "stream", "lane", "count", "seed", "seed0", "seed1", "
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def perturb_kernel(
-    params,
+    weights,
     out,
     table,  # [count, 2] int64: seed, bits of the scale; None where TERMS > 0
-    sizes,  # (), or the dimensions of a strided tensor, with the strides of params and out
+    sizes,  # (), or the dimensions of a strided tensor, with the strides of weights and out
     strides_in,
     strides_out,
     n: tl.int64,
@@ -144,7 +144,7 @@ def perturb_kernel(
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK - head
     octet = octets(first, BLOCK)
-    source = params + offsets(start, sizes, strides_in, BLOCK)
+    source = weights + offsets(start, sizes, strides_in, BLOCK)
     target = out + offsets(start, sizes, strides_out, BLOCK)
     stream = stream.to(tl.uint32)
     seeds = (seed0, seed1, seed2, seed3)

@@ -1,5 +1,9 @@
-// The CUDA entry points of a build without nvcc.
+// The CUDA entry points of a build without CUDA kernels; setup.py says why there are none.
 #include "../zokern.h"
+
+#ifndef ZK_NO_CUDA_REASON
+#define ZK_NO_CUDA_REASON "no nvcc was found"
+#endif
 
 extern "C" int zk_cuda_perturb(const zk_tensor*, int64_t, const zk_move*, int, void*) { return ZK_NO_CUDA; }
 
@@ -29,4 +33,4 @@ extern "C" int zk_cuda_tt_rows(const zk_tt*, int, float, int, const zk_tt_rows*,
 
 extern "C" int zk_cuda_device_count(void) { return 0; }
 
-extern "C" const char* zk_cuda_last_error(void) { return "built without nvcc: no CUDA kernels in this library"; }
+extern "C" const char* zk_cuda_last_error(void) { return "no CUDA kernels in this build: " ZK_NO_CUDA_REASON; }

@@ -168,9 +168,10 @@ ZK_INLINE void dense_chunk(const Header& p, const Dense& entry, uint32_t chunk, 
   const uint64_t first = static_cast<uint64_t>(chunk) * chunk_units, left = units_of(entry) - first;
   const uint32_t count = left < chunk_units ? static_cast<uint32_t>(left) : chunk_units;
   // Units begin .. end - 1 of this chunk are whole. The block's high word changes once in 2^35 elements:
-  // the chunk where it does goes element by element.
+  // a chunk where it does goes element by element. So does one that ends less than kThreads blocks before:
+  // a thread leaves vector_units with a low word up to kThreads behind the chunk's last one.
   const uint64_t whole = entry.end / kUnit;
-  const bool carries = static_cast<uint32_t>(entry.block + first) > 0xffffffffu - count;
+  const bool carries = static_cast<uint32_t>(entry.block + first) > 0xffffffffu - kThreads - count;
   uint32_t begin = 0, end = 0;
   if (entry.vector && !carries) {
     begin = first == 0 && entry.head > 0;

@@ -5,13 +5,16 @@ tests/cuda/emulate.cpp runs the thread body that nvcc compiles over a whole grid
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import signal
 import struct
 
 import pytest
 import torch
 
 import zokern
+from tests.cuda.guarded import Guarded, around_the_carry, in_a_process
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 BITS = {
@@ -106,6 +109,48 @@ def test_far_offsets(emulator, offset, distribution):
     # 2^35 elements: the block's low word carries into the high one inside a chunk.
     params = [weights(3 * TILE + 5, torch.bfloat16), weights(TILE, torch.float32)]
     check(emulator, params, [3], [0.1], offsets=[offset, offset + 8], distribution=distribution)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("distribution", ["gaussian", "rademacher"])
+@pytest.mark.parametrize("source", ["in place", "in place, decayed", "zeros"])
+def test_short_tensors_around_the_carry(emulator, source, distribution, rounding):
+    # A thread's low word goes on up to 256 blocks behind the last of its chunk and may come out small.
+    cases, memory = around_the_carry(), Guarded()
+    decay = 0.75 if source == "in place, decayed" else 1.0
+    params, expected = [], []
+    for i, (offset, n) in enumerate(cases):
+        dtype = (torch.float32, torch.bfloat16)[i % 2]
+        start = torch.full((n,), 0.0, dtype=dtype) if source == "zeros" else weights(n, dtype)
+        options = {"decay": decay, "offsets": [offset], "distribution": distribution, "rounding": rounding}
+        params.append((memory.copy(start, offset % 8), options))
+        expected.append(start)
+        reference([start], [3], [0.1], streams=[4], **options)
+
+    def run(i):
+        p, options = params[i]
+        read = [None] if source == "zeros" else [p]
+        assert emulator.perturb_(read, [3], [0.1], streams=[4], out=[p], resident=1, **options) == 0
+
+    in_a_process(run, len(params))
+    memory.check()
+    assert_same_bits([p for p, _ in params], expected)
+
+
+def test_the_guard_sees_writes_outside_crashes_and_endless_loops():
+    memory = Guarded()
+    tensor = memory.copy(torch.zeros(5))
+    address = tensor.data_ptr()
+    in_a_process(lambda _: tensor.fill_(1.0), 1)
+    memory.check()
+    assert (tensor == 1).all()
+    with pytest.raises(AssertionError, match="number 2 ended with SIGSEGV"):
+        in_a_process(lambda i: i == 2 and ctypes.memset(address, 0, 4096), 4)
+    with pytest.raises(AssertionError, match="number 0 did not end"):
+        in_a_process(lambda _: signal.pause(), 1, seconds=0.2)
+    ctypes.memset(address - 1, 0, 1)
+    with pytest.raises(AssertionError, match="1 bytes written outside"):
+        memory.check()
 
 
 @pytest.mark.parametrize("resident", [1, 2, 7, 1000])

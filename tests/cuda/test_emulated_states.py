@@ -20,6 +20,7 @@ import torch
 import zokern
 from tests.conftest import assert_same_bits
 from tests.cuda.conftest import MAX_DIMS, CMove, CTensor
+from tests.cuda.guarded import Guarded, around_the_carry, in_a_process
 from tests.ops.states import CASES, agrees
 from tests.ops.test_perturb import values
 from tests.ops.test_states import OPS, copies, lists
@@ -173,6 +174,36 @@ def test_any_alignment(use: Callable[[], Any], op: str, shift: int) -> None:
                 OPS[op](*start, offsets=[13])
             for a, e in zip(sum(start, []), sum(expected, [])):
                 assert_same_bits(a, e)
+
+
+@pytest.mark.parametrize(
+    ("op", "distribution"),
+    [(op, "gaussian") for op in (*OPS, "mask")] + [(op, "rademacher") for op in ("adam_", "perturb_masked_")],
+)
+def test_short_tensors_around_the_carry(use: Callable[[], Any], op: str, distribution: str) -> None:
+    """Where the low word of the block counter begins again from 0."""
+    keywords = {} if "adamu" in op else {"distribution": distribution}  # AdaMU's are Gaussian
+    call = OPS.get(
+        op, lambda p, m, v, **k: zokern.perturb_masked_(p, [3], [0.1], masks=[x > 0.5 for x in m], **k)
+    )
+    memory, jobs, expected = Guarded(), [], []
+    for i, (offset, n) in enumerate(around_the_carry()):
+        start = lists([n], (torch.float32, torch.bfloat16)[i % 2])
+        jobs.append(([[memory.copy(t, offset % 8) for t in each] for each in start], [offset]))
+        with zokern.use_backend("reference"):
+            call(*start, offsets=[offset], streams=[4], **keywords)
+        expected.append(start)
+
+    def run(i: int) -> None:
+        tensors, offsets = jobs[i]
+        call(*tensors, offsets=offsets, streams=[4], **keywords)
+
+    with use():
+        in_a_process(run, len(jobs))
+    memory.check()
+    for (actual, _), start in zip(jobs, expected):
+        for a, e in zip(sum(actual, []), sum(start, [])):
+            assert_same_bits(a, e)
 
 
 def test_more_seeds_than_the_parameters_hold(use: Callable[[], Any]) -> None:

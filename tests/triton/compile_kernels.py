@@ -119,7 +119,7 @@ def compile_variant(v: Variant) -> Any:
         if parameter.is_constexpr or absent:
             signature[name] = "constexpr"
             constants[(i,)] = v.get(name, perturb.BLOCK if name == "BLOCK" else None)
-        elif name in ("params", "out", *POINTERS):
+        elif name in ("weights", "out", *POINTERS):
             dtype = "fp32" if name == "y" and v.get("wide") else v["dtype"]
             signature[name] = POINTERS.get(name) or f"*{dtype}"
             attributes[(i,)] = ALIGNED
