@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import zokern
-from zokern.native.cpu import available_isas
+from zokern.backends import available_isas
 
 from .cases import PERTURB_CASES, moved_bytes, weights
 from .timing import RESULTS, Timing, Writer, copy_gb_per_second, interleaved, machine_line, table

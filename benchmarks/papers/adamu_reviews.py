@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zokern.training import TrainOptions
+from zokern.app.training import TrainOptions
 
 from .common import COLOURS, GREY, Experiment, Table, legend, mean_std, plot, short, title
 from .texts import Kept, zokern_train

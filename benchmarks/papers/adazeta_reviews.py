@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zokern.app.training import TrainOptions
 from zokern.optim import QuerySchedule
-from zokern.training import TrainOptions
 
 from .common import BLUES, COLOURS, GREY, Experiment, Table, band, legend, mean_std, plot, short, title
 from .texts import Kept, zokern_train

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zokern.models import Batch, Classifier, load_classifier
+from zokern.app.models import Batch, Classifier, load_classifier
+from zokern.app.tuning import TuningOptions, apply_tuning
 from zokern.optim import AdaZeta, MeZO, MeZOSVRG, ZOAdam, ZOAdaMU
-from zokern.tuning import TuningOptions, apply_tuning
 
 from .common import COLOURS, GREY, INK, Experiment, Table, plot, title
 from .texts import Kept, tiny_model, tiny_task

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zokern.tasks.digits import digits
-from zokern.tasks.fetch import Package, fetch
+from zokern.app.tasks.digits import digits
+from zokern.app.tasks.fetch import Package, fetch
 
 from .common import batches, mean_std
 

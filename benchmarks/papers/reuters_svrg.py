@@ -25,11 +25,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zokern.models import load_classifier
+from zokern.app.models import load_classifier
+from zokern.app.tasks import load_task
+from zokern.app.tuning import TuningOptions, apply_tuning
 from zokern.ops import perturb_
 from zokern.optim import MeZO, MeZOSVRG, weighted_mean
-from zokern.tasks import load_task
-from zokern.tuning import TuningOptions, apply_tuning
 
 from .common import COLOURS, GREY, Experiment, Table, band, legend, mean_std, plot, short, title
 from .texts import Kept, Texts, tiny_model, tiny_task

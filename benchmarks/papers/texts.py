@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
-from zokern.models import Batch, Classifier, PooledClassifier
-from zokern.tasks import Evaluation, Example, Task, TextTask, evaluate_logits
-from zokern.training import Display, TrainOptions, run_training
-from zokern.training.data import batch_indices
+from zokern.app.data import batch_indices
+from zokern.app.models import Batch, Classifier, PooledClassifier
+from zokern.app.tasks import Evaluation, Example, Task, TextTask, evaluate_logits
+from zokern.app.training import Display, TrainOptions, run_training
 
 from .common import Experiment
 
