@@ -84,11 +84,11 @@ def test_weights_load_into_a_fresh_model(base, tmp_path, quiet, task, model_fold
         assert bank.flat.numel() and not torch.equal(model(batch), before)
 
 
-@pytest.mark.parametrize("queries", ["loop", "parallel"])
+@pytest.mark.parametrize("evaluation", ["loop", "batched"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_resumed_run_is_the_whole_run(base, tmp_path, quiet, queries, dtype):
-    """From the checkpoint and the log; the log of a loop also resumes in parallel."""
-    more = {"queries": queries, "dtype": dtype, "lr_schedule": "constant"}
+def test_resumed_run_is_the_whole_run(base, tmp_path, quiet, evaluation, dtype):
+    """From the checkpoint and the log; the log of a loop also resumes batched."""
+    more = {"evaluation": evaluation, "dtype": dtype, "lr_schedule": "constant"}
     run_training(base("whole", **more), display=quiet)
     run_training(base("cut", steps=10, **more), display=quiet)
     run_training(resume=tmp_path / "cut", steps=15, display=quiet)
@@ -99,12 +99,12 @@ def test_resumed_run_is_the_whole_run(base, tmp_path, quiet, queries, dtype):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_parallel_losses_are_the_loops(base, tmp_path, quiet, family):
+def test_batched_losses_are_the_loops(base, tmp_path, quiet, family):
     """Prompted models of all families, with the shared beginning of the prompts run once a copy."""
-    for queries in ("loop", "parallel"):
-        options = base(queries, family, steps=2, num_queries=2, queries=queries, lr=1e-4)
+    for evaluation in ("loop", "batched"):
+        options = base(evaluation, family, steps=2, num_queries=2, evaluation=evaluation, lr=1e-4)
         run_training(options, display=quiet)
-    logs = [(tmp_path / name / "steps.jsonl").read_text().splitlines() for name in ("loop", "parallel")]
+    logs = [(tmp_path / name / "steps.jsonl").read_text().splitlines() for name in ("loop", "batched")]
     for a, b in zip(*(map(json.loads, log) for log in logs)):
         one, other = ([float.fromhex(v) for v in row["values"]] for row in (a, b))
         assert len(one) == 4 and one == pytest.approx(other, abs=3e-6)
@@ -112,7 +112,7 @@ def test_parallel_losses_are_the_loops(base, tmp_path, quiet, family):
 
 def test_head_of_a_classifier_is_trained_in_parallel_too(base, tmp_path, quiet):
     more = {"scoring": "head", "label_words": None, "prompt": None, "answer": None}
-    run_training(base(family="bert", queries="parallel", steps=3, **more), display=quiet)
+    run_training(base(family="bert", evaluation="batched", steps=3, **more), display=quiet)
     weights = tmp_path / "run" / "weights"
     assert {p.name for p in weights.iterdir()} == {
         "tt_adapters.safetensors",
@@ -142,15 +142,18 @@ def test_schedule_works_with_mezo_and_lora(base, tmp_path, quiet):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"queries": "all"}, "--queries must be one of loop, parallel, got 'all'"),
-        ({"queries": "parallel", "method": "mezo"}, "--queries parallel goes with --method adazeta"),
+        ({"evaluation": "all"}, "--evaluation must be one of loop, batched, got 'all'"),
+        (
+            {"evaluation": "batched", "method": "mezo"},
+            "mezo does not read --evaluation; drop it .it is for adazeta",
+        ),
         ({"query_schedule": True, "num_queries": 2}, "--query-schedule says how many; drop --num-queries 2"),
         ({"rank": 0}, "--rank must be positive, got 0"),
         ({"bottleneck": -1}, "--bottleneck must be positive, got -1"),
         ({"query_max": 0}, "--query-max must be positive, got 0"),
         ({"query_beta": -1.0}, "--query-beta must not be negative, got -1.0"),
         ({"max_parallel": 0}, "--max-parallel must be positive, got 0"),
-        ({"queries": "parallel", "restore": "inplace"}, "Method adazeta rejects its options: restore"),
+        ({"evaluation": "batched", "restore": "inplace"}, "Method adazeta rejects its options: restore"),
     ],
 )
 def test_bad_options_are_named(base, quiet, more, message):
@@ -170,7 +173,7 @@ def test_command_line(cli, tmp_path, model_folder, data_folder):
         *("--model", model_folder("gpt2"), "--task", data_folder, "--label-words", "terrible,great"),
         *("--answer", "It was", "--steps", 3, "--batch-size", 4, "--out", "out"),
         *("--method", "adazeta", "--tune", "tt", "--bottleneck", 8, "--rank", 2),
-        *("--queries", "parallel", "--max-parallel", 2),
+        *("--evaluation", "batched", "--max-parallel", 2),
     )
     assert result.exit_code == 0, result.output
     assert "4 TT adapters, bottleneck 8, rank 2" in " ".join(result.stdout.split())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import json
 import subprocess
 import sys
 
@@ -161,14 +163,12 @@ def test_read_only_folder(cli, monkeypatch):
 
 
 def test_interrupt_says_how_to_go_on(cli, monkeypatch):
-    from zokern.app.training import Method
-
     def step(optimizer, closures, progress):
         if progress.step == 2:
             raise KeyboardInterrupt
         return optimizer.step(closures.batch)
 
-    monkeypatch.setitem(METHODS, "mezo", Method(METHODS["mezo"].build, "x", step=step))
+    monkeypatch.setitem(METHODS, "mezo", dataclasses.replace(METHODS["mezo"], step=step))
     result = digits(cli, "--out", "out")
     assert result.exit_code == 130
     assert "stopped after step 2" in result.stderr
@@ -211,8 +211,6 @@ def test_commands_without_typer_say_what_to_install():
 
 
 def test_words_and_options_reach_the_run(cli, tmp_path, model_folder, data_folder):
-    import json
-
     result = cli(
         "train",
         *("--model", model_folder("llama"), "--task", data_folder, "--steps", 2, "--out", "out"),
@@ -239,8 +237,6 @@ def test_words_and_options_reach_the_run(cli, tmp_path, model_folder, data_folde
 
 
 def test_every_option_of_a_run_is_on_the_command_line():
-    import dataclasses
-
     import typer
 
     from zokern.app.training import TrainOptions
@@ -250,3 +246,42 @@ def test_every_option_of_a_run_is_on_the_command_line():
     assert {field.name for field in dataclasses.fields(TrainOptions)} <= offered
     undocumented = [parameter.name for parameter in train.params if not parameter.help]
     assert not undocumented
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note", "expected"),
+    [
+        (
+            ("--method", "adazeta", "--tuning", "head", "--queries", "parallel"),
+            "zokern: --queries is deprecated; use --evaluation batched.",
+            {"evaluation": "batched"},
+        ),
+        (
+            ("--method", "mezo-svrg", "--full-batch-size", 16, "--snapshot", "copy"),
+            "zokern: --snapshot is deprecated; use --anchor copy.",
+            {"anchor": "copy"},
+        ),
+    ],
+)
+def test_old_names_of_options_are_taken_with_a_note(cli, tmp_path, arguments, note, expected):
+    result = cli("train", "--task", "digits", "--steps", 1, *arguments, "--out", "out")
+    assert result.stderr.splitlines()[0] == note, result.stderr
+    assert result.exit_code == 0, result.output
+    options = json.loads((tmp_path / "out" / "config.json").read_text())["options"]
+    assert {name: options[name] for name in expected} == expected
+    assert "queries" not in options and "snapshot" not in options
+    assert "--queries" not in cli("train", "--help").stdout
+
+
+def test_a_run_of_an_earlier_version_is_resumed(cli, tmp_path):
+    more = ("--method", "mezo-svrg", "--full-batch-size", 16, "--anchor", "copy", "--lr-schedule", "constant")
+    assert cli("train", "--task", "digits", "--steps", 2, *more, "--out", "out").exit_code == 0
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    options = config["options"]
+    options["snapshot"], options["queries"] = options.pop("anchor"), options.pop("evaluation")
+    path.write_text(json.dumps(config))
+    result = cli("train", "--resume", "out", "--steps", 3)
+    assert result.exit_code == 0, result.output
+    options = json.loads(path.read_text())["options"]
+    assert (options["anchor"], options["evaluation"]) == ("copy", "loop")

@@ -43,7 +43,7 @@ def train(options, at):
             return closures.batch()
         return optimizer.step(closure)
 
-    METHODS["mezo"] = Method(METHODS["mezo"].build, "killed", step=step)
+    METHODS["mezo"] = Method("mezo", "killed", METHODS["mezo"].build, step=step)
     run_training(options)
 
 for values, at in json.loads(sys.argv[1]):

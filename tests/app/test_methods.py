@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from zokern.app.defaults import resolve
 from zokern.app.methods import FIRST_ORDER_STEP
 from zokern.app.models import load_classifier
 from zokern.app.tasks import UserError, load_task
@@ -119,7 +120,7 @@ def test_first_order_without_a_checkpoint_starts_again(base, tmp_path, quiet):
 def test_forwards_are_as_planned(method, base, tmp_path, quiet):
     options = base(method, num_queries=2 if method not in (*FIRST_ORDER, "zo-svrg") else None)
     summary = run_training(options, display=quiet)
-    resolved = options.resolve(load_task("digits"))
+    resolved = resolve(options, load_task("digits"))
     planned = [METHODS[method].forwards(resolved, step) for step in range(11)]
     assert [row["forwards"] for row in rows(tmp_path / "run", "step")] == pytest.approx(planned)
     assert summary["forward_passes"] == pytest.approx(sum(planned))
@@ -193,7 +194,7 @@ def test_learns_digits_with_its_default_rate(method, base, quiet):
         ("adazeta", {"one_sided": True}, "adazeta does not read --one-sided"),
         ("mezo-svrg", {"interval": 0}, "--interval must be positive, got 0"),
         ("mezo-svrg", {"full_batch_size": 0}, "--full-batch-size must be positive, got 0"),
-        ("mezo-svrg", {"snapshot": "disk"}, "--snapshot must be one of replay, copy, got 'disk'"),
+        ("mezo-svrg", {"anchor": "disk"}, "--anchor must be one of replay, copy, got 'disk'"),
         ("sparse-mezo", {"sparsity": 1.0}, r"--sparsity must be in \[0, 1\), got 1.0"),
         ("zo-adam", {"betas": (0.9, 1.0)}, "--betas must be two numbers in .*, got 0.9,1"),
         ("zo-adam", {"adam_eps": 0.0}, "--adam-eps must be positive, got 0.0"),
@@ -216,7 +217,7 @@ def test_every_option_of_some_methods_is_read_by_one():
 def test_a_method_of_ones_own_reads_everything(base, quiet, monkeypatch):
     from zokern.optim import MeZO
 
-    monkeypatch.setitem(METHODS, "mine", Method(lambda model, o: MeZO(model, lr=o.lr), "mine"))
+    monkeypatch.setitem(METHODS, "mine", Method("mine", "my own", lambda model, o: MeZO(model, lr=o.lr)))
     run_training(base("mine", momentum=0.5, interval=2), display=quiet)
 
 

@@ -107,7 +107,7 @@ class InterruptAt:
 @pytest.fixture
 def interrupt(monkeypatch):
     def install(evaluations, error=KeyboardInterrupt):
-        method = Method(METHODS["mezo"].build, "interrupted", step=InterruptAt(evaluations, error))
+        method = Method("mezo", "interrupted", METHODS["mezo"].build, step=InterruptAt(evaluations, error))
         monkeypatch.setitem(METHODS, "mezo", method)
 
     yield install
@@ -141,7 +141,7 @@ def test_termination_signal_is_an_interrupt(base, quiet, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return optimizer.step(closures.batch)
 
-    monkeypatch.setitem(METHODS, "mezo", Method(METHODS["mezo"].build, "x", step=step))
+    monkeypatch.setitem(METHODS, "mezo", Method("mezo", "x", METHODS["mezo"].build, step=step))
     with pytest.raises(Stopped) as stopped:
         run_training(base(), display=quiet)
     assert stopped.value.step == 3
@@ -207,7 +207,7 @@ def test_loss_that_stays_infinite_ends_the_run(base, quiet, monkeypatch):
     def broken(optimizer, closures, progress):
         return optimizer.step(lambda: closures.batch() * math.nan)
 
-    monkeypatch.setitem(METHODS, "mezo", Method(METHODS["mezo"].build, "x", step=broken))
+    monkeypatch.setitem(METHODS, "mezo", Method("mezo", "x", METHODS["mezo"].build, step=broken))
     with pytest.raises(UserError, match="not finite in 20 steps in a row"):
         run_training(base(steps=50), display=quiet)
 
@@ -221,7 +221,7 @@ def test_a_new_method_is_one_entry(base, quiet, monkeypatch):
         seen.append((progress.step, progress.epoch, closures.full()))
         return optimizer.step(closures.batch)
 
-    method = Method(lambda model, o: MeZO(model, lr=o.lr, seed=o.seed), "mine", step=step)
+    method = Method("mine", "x", lambda model, o: MeZO(model, lr=o.lr, seed=o.seed), step=step)
     monkeypatch.setitem(METHODS, "mine", method)
     run_training(base(method="mine", steps=30, train_size=200), display=quiet)
     assert [s for s, _, _ in seen] == list(range(30))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zokern.app.models.base import Batch, Classifier, MLPClassifier
+from zokern.app.models.base import Classifier, Inputs, MLPClassifier
 from zokern.app.models.heads import HeadClassifier, PooledClassifier
 from zokern.app.models.packaged import PACKAGED_MODELS, Notify
 from zokern.app.models.prompted import PromptedClassifier
@@ -17,14 +18,22 @@ from zokern.app.tasks.fetch import Progress
 
 __all__ = [
     "PACKAGED_MODELS",
-    "Batch",
     "Classifier",
     "HeadClassifier",
+    "Inputs",
     "MLPClassifier",
     "PooledClassifier",
     "PromptedClassifier",
     "load_classifier",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Batch":
+        warnings.warn("zokern.models.Batch is now zokern.app.models.Inputs", DeprecationWarning, stacklevel=2)
+        return Inputs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 SCORINGS = ("auto", "label-words", "head")
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from zokern.app.tasks import ArrayTask, Task
 
-__all__ = ["Batch", "Classifier", "MLPClassifier"]
+__all__ = ["Classifier", "Inputs", "MLPClassifier"]
 
-Batch = dict[str, torch.Tensor]
+Inputs = dict[str, torch.Tensor]
+"""What a model reads of a batch of examples, by name."""
 
 
 class Classifier(nn.Module):
@@ -28,15 +29,15 @@ class Classifier(nn.Module):
     #: The transformers model inside, where there is one; LoRA is injected into it.
     lm: Any
 
-    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Inputs, torch.Tensor]:
         """The inputs and labels int64 [B] of some examples of `split` ("train" or "test")."""
         raise NotImplementedError
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Inputs) -> torch.Tensor:
         """Class logits, fp32 [B, classes]."""
         raise NotImplementedError
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Inputs) -> torch.Tensor:
         """What the last linear layer sees of each example, fp32 [B, d], for linear probing."""
         raise NotImplementedError
 
@@ -71,20 +72,20 @@ class MLPClassifier(Classifier):
         count = sum(p.numel() for p in self.parameters())
         self.description = f"multilayer perceptron {features}-{hidden}-{classes}, {count:,} parameters"
 
-    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Inputs, torch.Tensor]:
         assert isinstance(task, ArrayTask)  # load_classifier pairs them
         x, y = (task.train_x, task.train_y) if split == "train" else (task.test_x, task.test_y)
         device = self.layer1.weight.device
         chosen = torch.as_tensor(list(indices))
         return {"x": x[chosen].to(device)}, y[chosen].to(device)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Inputs) -> torch.Tensor:
         return self.layer2(self._hidden(batch)).float()
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Inputs) -> torch.Tensor:
         return self._hidden(batch).float()
 
-    def _hidden(self, batch: Batch) -> torch.Tensor:
+    def _hidden(self, batch: Inputs) -> torch.Tensor:
         x = batch["x"].to(self.layer1.weight.dtype)  # [B, features]
         return torch.relu(self.layer1(x))
 

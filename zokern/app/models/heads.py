@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zokern.app.models.base import Batch, Classifier, save_state
+from zokern.app.models.base import Classifier, Inputs, save_state
 from zokern.app.models.prompted import save_transformer, transformer_layers
 from zokern.app.tasks import Task, TextTask
 from zokern.app.tasks.base import shorten
@@ -51,7 +51,7 @@ class _TextHead(Classifier):
     def length(self, task: Task, split: str, index: int) -> int:
         return len(self._tokens(task, split, index)["input_ids"])
 
-    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Inputs, torch.Tensor]:
         assert isinstance(task, TextTask)
         examples = task.train if split == "train" else task.test
         device = next(self.parameters()).device
@@ -81,10 +81,10 @@ class HeadClassifier(_TextHead):
         count = sum(p.numel() for p in lm.parameters())
         self.description = f"{self.lm.config.model_type}, {count / 1e6:.1f} M parameters, classification head"
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Inputs) -> torch.Tensor:
         return self.lm(**batch).logits.float()  # [B, classes]
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Inputs) -> torch.Tensor:
         return _mean(self.lm.base_model(**batch).last_hidden_state, batch)
 
     def head_modules(self) -> list[nn.Module]:
@@ -127,10 +127,10 @@ class PooledClassifier(_TextHead):
             "linear head on mean-pooled features"
         )
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Inputs) -> torch.Tensor:
         return self.head(self.features(batch).to(self.head.weight.dtype)).float()
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Inputs) -> torch.Tensor:
         mean = _mean(self.lm(**batch).last_hidden_state, batch)
         return F.normalize(mean, dim=1) * mean.shape[-1] ** 0.5  # [B, d]
 
@@ -142,7 +142,7 @@ class PooledClassifier(_TextHead):
         return [*written, save_state(self.head.state_dict(), folder / "head.safetensors")]
 
 
-def _mean(hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+def _mean(hidden: torch.Tensor, batch: Inputs) -> torch.Tensor:
     """The mean of hidden [B, T, d] over the tokens that are no padding, fp32 [B, d]."""
     mask = batch["attention_mask"][..., None].float()
     return (hidden.float() * mask).sum(1) / mask.sum(1)

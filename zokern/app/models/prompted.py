@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zokern.app.models.base import Batch, Classifier
+from zokern.app.models.base import Classifier, Inputs
 from zokern.app.models.words import label_token_ids
 from zokern.app.tasks import Example, Task, TextTask, UserError
 from zokern.app.tasks.base import shorten
@@ -168,7 +168,7 @@ class PromptedClassifier(Classifier):
     def length(self, task: Task, split: str, index: int) -> int:
         return len(self._tokens(task, split, index))
 
-    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+    def collate(self, task: Task, split: str, indices: Sequence[int]) -> tuple[Inputs, torch.Tensor]:
         assert isinstance(task, TextTask)
         examples = task.train if split == "train" else task.test
         rows = [self._tokens(task, split, index) for index in indices]
@@ -218,14 +218,14 @@ class PromptedClassifier(Classifier):
         """
         self.lm, self._virtual = wrapped, tokens
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Inputs) -> torch.Tensor:
         self._narrow_head()
         cache = None
         prefix = batch["prefix"]
         if prefix.shape[1] > 0:
             self._positions = prefix.new_zeros(len(prefix))  # this pass is for its keys and values
             cache = self.lm(input_ids=prefix, use_cache=True).past_key_values
-            # as many prefixes as the batch was repeated (parallel queries), each for its own rows
+            # as many prefixes as the batch was repeated (batched evaluation), each for its own rows
             cache.batch_repeat_interleave(len(batch["ids"]) // len(prefix))
         arguments: dict[str, Any] = {} if self.masked else {"use_cache": cache is not None}
         lm, mask = self.lm, batch["mask"]
@@ -240,7 +240,7 @@ class PromptedClassifier(Classifier):
             self._positions = None
         return output.logits[:, 0].float()  # [B, classes]
 
-    def features(self, batch: Batch) -> torch.Tensor:
+    def features(self, batch: Inputs) -> torch.Tensor:
         seen: list[torch.Tensor] = []
         head = self.lm.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
