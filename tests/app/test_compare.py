@@ -157,6 +157,21 @@ def test_finished_runs_are_read_back_and_failed_ones_tried_again(tmp_path, quiet
     assert [row["run"] for row in rows] == ["mezo:full", "fo-adamw:full"]
 
 
+def test_runs_that_an_earlier_version_finished_are_read_back(tmp_path, quiet, in_process):
+    """Its cells have the old names of two options."""
+    options = digits(runs="mezo-svrg:full:snapshot=copy", seeds=1)
+    first = run_comparison(options, out=tmp_path / "out", display=quiet)
+    (path,) = (tmp_path / "out").glob("*/cell.json")
+    cell = json.loads(path.read_text())
+    assert cell["options"]["anchor"] == "copy"
+    cell["options"]["snapshot"] = cell["options"].pop("anchor")
+    cell["options"]["queries"] = cell["options"].pop("evaluation")
+    path.write_text(json.dumps(cell))
+    in_process.clear()
+    assert run_comparison(options, out=tmp_path / "out", display=quiet) == first
+    assert not in_process
+
+
 def test_another_comparison_is_not_mixed_in(tmp_path, quiet, in_process):
     options = digits(runs="zero-shot")
     run_comparison(options, out=tmp_path / "out", display=quiet)

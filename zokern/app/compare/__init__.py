@@ -5,6 +5,7 @@ plan.py       what to run: "mezo:lora,fo-adamw:full" and a budget become runs wi
 baselines.py  what needs no optimizer: zero-shot, in-context learning, linear probing
 child.py      one run in a process of its own
 runner.py     the runs one after the other, what is finished read back
+grid.py       how far the runs are
 table.py      means over seeds, as Markdown, CSV and JSON lines
 figure.py     the learning curves
 """

@@ -17,14 +17,15 @@ from typing import Any
 from zokern.app.compare.baselines import BASELINES
 from zokern.app.compare.child import CELL, RESULT, TRAIN
 from zokern.app.compare.figure import draw_comparison
+from zokern.app.compare.grid import Grid
 from zokern.app.compare.options import CompareOptions
 from zokern.app.compare.plan import Cell, place, plan
 from zokern.app.compare.table import show_table, write_tables
 from zokern.app.options import renamed
 from zokern.app.tasks import Task, UserError, explain_os_error, load_task
 from zokern.app.training import terminate_as_interrupt
-from zokern.app.training.display import Display, format_duration
-from zokern.app.training.folder import METRICS, STEPS, Folder
+from zokern.app.training.display import Display
+from zokern.app.training.folder import Folder
 from zokern.app.training.loop import Stopped
 
 __all__ = ["run_comparison"]
@@ -75,7 +76,7 @@ def run_comparison(
     _show_plan(cells, task, options, folder, display)
     results: dict[str, dict[str, Any]] = {}
     try:
-        with terminate_as_interrupt(), _Grid(cells, display) as grid:
+        with terminate_as_interrupt(), Grid(cells, display) as grid:
             for cell in cells:
                 results[cell.folder] = _run(cell, folder, options, grid)
                 grid.finished(cell, results[cell.folder])
@@ -158,7 +159,7 @@ def _show_plan(
     )
 
 
-def _run(cell: Cell, folder: Path, options: CompareOptions, grid: _Grid) -> dict[str, Any]:
+def _run(cell: Cell, folder: Path, options: CompareOptions, grid: Grid) -> dict[str, Any]:
     """The result of a cell: read back, or run now."""
     home = folder / cell.folder
     wanted = {
@@ -273,74 +274,3 @@ def _row(cell: Cell, result: dict[str, Any]) -> dict[str, Any]:
         "folder": cell.folder,
         **result,
     }
-
-
-class _Grid:
-    """Progress over all runs and within the present one."""
-
-    def __init__(self, cells: list[Cell], display: Display) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self.display, self.count, self.done = display, len(cells), 0
-        self.started = time.perf_counter()
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=display.console,
-            disable=not display.live,
-        )
-        self.all = self.bar.add_task("runs", total=len(cells), text="")
-        self.one = self.bar.add_task("", total=1, text="", visible=False)
-
-    def __enter__(self) -> _Grid:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def update(self, cell: Cell, home: Path) -> None:
-        """Reads how far the present run is."""
-        if not self.display.live:
-            return
-        steps = _lines(home / TRAIN / STEPS)
-        text = "loading" if not (home / TRAIN / METRICS).exists() else ""
-        if cell.method in BASELINES or steps >= (cell.options.steps or 1):
-            text = "testing"
-        self.bar.update(
-            self.one,
-            description=f"{cell.label} seed {cell.seed}",
-            completed=steps,
-            total=cell.options.steps,
-            text=text,
-            visible=True,
-        )
-
-    def finished(self, cell: Cell, result: dict[str, Any]) -> None:
-        """Says how a run ended."""
-        self.done += 1
-        self.bar.update(self.all, completed=self.done, text=f"{format_duration(self.elapsed)} so far")
-        self.bar.update(self.one, visible=False)
-        said = result.get("failed")
-        if said is None:
-            said = f"accuracy {100 * result['accuracy']:.1f} %"
-            if result["seconds"]:
-                said += (
-                    f", {result['forward_passes']:g} forward passes in {format_duration(result['seconds'])}"
-                )
-        else:
-            said = f"failed: {said}"
-        self.display.say(f"{self.done}/{self.count} {cell.label} seed {cell.seed}: {said}")
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
-
-def _lines(path: Path) -> int:
-    try:
-        return path.read_bytes().count(b"\n")
-    except OSError:
-        return 0
