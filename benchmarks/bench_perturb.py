@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import zokern
-from zokern.native.cpu import available_isas
+from zokern.backends import available_isas
 
 from .cases import PERTURB_CASES, moved_bytes, weights
 from .timing import RESULTS, Timing, Writer, copy_gb_per_second, interleaved, machine_line, table
@@ -62,14 +62,12 @@ def gate(dtype: torch.dtype) -> None:
         assert all(torch.equal(a, e) for a, e in zip(actual, expected)), (isa, dtype)
 
 
-def measure(name: str, dtype_name: str, threads: int, repeats: int) -> tuple[dict[str, Timing], int]:
-    torch.set_num_threads(threads)
-    params = weights(PERTURB_CASES[name], DTYPES[dtype_name])
+def cases(params: list[Tensor], dtype_name: str, isas: list[str]) -> dict[str, Callable[[], object]]:
+    """Everything that is timed on a list of weights, by name."""
     out = [torch.empty_like(p) for p in params]
     sixteen = dtype_name != "fp32"
     whole_words = [p.view(-1).view(torch.int32) for p in params] if sixteen else params
-    isas = available_isas() if len(params) > 1 else available_isas()[-1:]
-    cases: dict[str, Callable[[], object]] = {
+    found: dict[str, Callable[[], object]] = {
         "normal+add_": functools.partial(normal_add, params),
         "MeZO expression": functools.partial(mezo_expression, params),
         "floor": functools.partial(floor, whole_words),
@@ -78,9 +76,16 @@ def measure(name: str, dtype_name: str, threads: int, repeats: int) -> tuple[dic
         "zokern out=": functools.partial(ours, params, None, out=out),
     }
     if sixteen:
-        cases["_foreach_add_"] = functools.partial(floor, params)
-        cases["zokern stochastic"] = functools.partial(ours, params, None, rounding="stochastic")
-    return interleaved(cases, repeats), moved_bytes(params)
+        found["_foreach_add_"] = functools.partial(floor, params)
+        found["zokern stochastic"] = functools.partial(ours, params, None, rounding="stochastic")
+    return found
+
+
+def measure(name: str, dtype_name: str, threads: int, repeats: int) -> tuple[dict[str, Timing], int]:
+    torch.set_num_threads(threads)
+    params = weights(PERTURB_CASES[name], DTYPES[dtype_name])
+    isas = available_isas() if len(params) > 1 else available_isas()[-1:]
+    return interleaved(cases(params, dtype_name, isas), repeats), moved_bytes(params)
 
 
 def figure(rows: list[dict], path: Path) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import zokern
-from zokern.native.cpu import available_isas
+from zokern.backends import available_isas
 
 from .cases import gpt2_small_shapes, weights
 from .timing import RESULTS, Timing, Writer, interleaved, machine_line, table

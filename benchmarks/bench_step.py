@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import zokern
-from zokern.models.packaged import smollm2_folder
+from zokern.app.models.packaged import smollm2_folder
 
 from .timing import RESULTS, Writer, machine_line, table
 

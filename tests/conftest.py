@@ -48,11 +48,8 @@ class Backend:
         """Why this machine cannot run it: for want of hardware, never for want of a build."""
         if self.device == "cuda" and not torch.cuda.is_available():
             return "no GPU"
-        if self.isa is not None:
-            from zokern.native.cpu import available_isas
-
-            if self.isa not in available_isas():
-                return f"this CPU does not run {self.isa}"
+        if self.isa is not None and self.isa not in backends.available_isas():
+            return f"this CPU does not run {self.isa}"
         return None
 
 

@@ -24,6 +24,16 @@ def test_cpu_prefers_native_then_reference() -> None:
     assert backends.select("perturb_", "meta")[0] == "reference"
 
 
+def test_describe_names_device_and_kernels() -> None:
+    assert backends.describe("cpu") == f"cpu ({backends.available_isas()[-1]})"
+    with zokern.use_backend("cpu", isa="portable"):
+        assert backends.describe("cpu") == "cpu (portable)"
+    with zokern.use_backend("reference"):
+        assert backends.describe("cuda:1").startswith("cuda:1 (plain PyTorch, ")
+    with zokern.use_backend("cpu"), pytest.raises(backends.BackendUnavailable, match="not cuda"):
+        backends.describe("cuda")
+
+
 def test_use_backend_is_scoped_and_nests() -> None:
     with zokern.use_backend("reference"):
         assert backends.select("perturb_", "cpu")[0] == "reference"

@@ -1,6 +1,6 @@
 """zokern: kernels for zeroth-order optimization, training with forward passes only."""
 
-from . import backends
+from . import backends, moved
 from .backends import use_backend
 from .ops import (
     TTNoise,
@@ -20,6 +20,8 @@ from .random import STREAM_VERSION, derive_seed
 from .version import __version__
 
 from . import nn, optim  # isort: skip  (they use the ops)
+
+moved.install()
 
 __all__ = [
     "STREAM_VERSION",

@@ -3,7 +3,7 @@
 A backend is a module with `OPS: dict[str, callable]` and `unavailable_reason(device_type)`.
 Preference is cuda, triton, reference on a GPU and cpu, reference elsewhere. `ZOKERN_BACKEND=name`
 or `use_backend(name)` asks for one; asking for one that is unavailable raises with its reason.
-Only the automatic choice falls back. Nothing outside this file asks whether a GPU is there.
+Only the automatic choice falls back.
 """
 
 from __future__ import annotations
@@ -133,6 +133,28 @@ def _select(op: str, device_type: str, asked: str | None) -> str:
         if unavailable_reason(name, device_type, op) is None:
             return name
     raise BackendUnavailable(f"no backend serves {op} on device type {device_type!r}")
+
+
+def available_isas() -> list[str]:
+    """The instruction sets for which the cpu backend has kernels that this machine runs, slowest first."""
+    module = _load("cpu")
+    return [] if isinstance(module, str) else module.available_isas()
+
+
+def describe(device: str) -> str:
+    """A device and the kernels that serve it, for people: "cpu (avx2)", "cuda:1 (triton)".
+
+    Args:
+        device: as PyTorch writes it, with or without a number.
+
+    Raises:
+        BackendUnavailable: the backend that was asked for does not serve it.
+    """
+    name, _ = select("perturb_", device.partition(":")[0])
+    if name == "reference":
+        return f"{device} (plain PyTorch, many times slower than compiled kernels)"
+    current_isa = getattr(_load(name), "current_isa", None)
+    return f"{device} ({name if current_isa is None else current_isa()})"
 
 
 def status() -> list[dict[str, str]]:

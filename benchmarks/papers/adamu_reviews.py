@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zokern.training import TrainOptions
+from zokern.app.training import TrainOptions
 
-from .common import COLOURS, GREY, Experiment, Table, legend, mean_std, plot, short, title
+from .common import Experiment, Table
+from .figures import COLOURS, GREY, legend, plot, title
+from .numbers import mean_std, short
 from .texts import Kept, zokern_train
 
 CLASSES = {"mr": 2, "mr5": 5}

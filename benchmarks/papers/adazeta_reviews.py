@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zokern.app.training import TrainOptions
 from zokern.optim import QuerySchedule
-from zokern.training import TrainOptions
 
-from .common import BLUES, COLOURS, GREY, Experiment, Table, band, legend, mean_std, plot, short, title
+from .common import Experiment, Table
+from .figures import BLUES, COLOURS, GREY, band, legend, plot, title
+from .numbers import mean_std, short
 from .texts import Kept, zokern_train
 
 TRAIN, BATCH = 80, 8

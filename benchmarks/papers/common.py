@@ -1,4 +1,4 @@
-"""What the scripts share: options, seeds, colours, and one result in three files and an index.
+"""What the scripts share: options, seeds, and one result in three files and an index.
 
 A script computes numbers, draws them and says in a sentence or two what agrees with the paper and what
 does not. `Experiment.save` writes results/NAME.json (all numbers), NAME.md (tables) and NAME.png, and
@@ -15,12 +15,9 @@ A script that goes through `numbers` can be told to `--redraw`: it takes the las
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import math
 import os
 import re
-import statistics
 import tempfile
 import time
 import warnings
@@ -33,32 +30,13 @@ from typing import Any, TypeVar
 import torch
 
 from ..timing import machine_line, table
+from .figures import save_png
+from .numbers import from_json, plain
 
 T = TypeVar("T")
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results"
-
-INK, GREY, LIGHT = "#333333", "#8a8a8a", "#e6e6e6"
-COLOURS = {
-    "MeZO": "#3465a4",
-    "MeZO-SVRG": "#c4501b",
-    "ZO-SVRG": "#8a5fb0",
-    "ZO-AdaMU": "#c4501b",
-    "ZO-Adam": "#2f8f5b",
-    "ZO-AdamW": "#7fb04f",
-    "ZO-AdaMax": "#b8860b",
-    "ZO-AdaMM": "#8a5fb0",
-    "AdaZeta": "#c4501b",
-    "FO-SGD": "#555555",
-    "Adam": "#2f8f5b",
-    "AdaMax": "#b8860b",
-}
-"""One colour a method, in all figures."""
-
-BLUES = ("#bcd2ea", "#7ba4d4", "#3465a4", "#1b3a66")
-REDS = ("#f3c7b0", "#e2906a", "#c4501b", "#7f2f0c")
-"""Light to dark, for a method at several settings."""
 
 
 @dataclass
@@ -140,7 +118,7 @@ class Experiment:
     def numbers(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `measure` returns or, with --redraw, the last run's, in the form they have in the file: keys
         are strings, floats have four digits, and nan stands for all that are not finite."""
-        return _from_json(_plain(measure()) if self.stored is None else self.stored["data"])
+        return from_json(plain(measure()) if self.stored is None else self.stored["data"])
 
     def track(self, items: Iterable[T], what: str = "", total: int | None = None) -> Iterable[T]:
         """Goes through `items` behind a progress bar."""
@@ -181,7 +159,7 @@ class Experiment:
             "seeds": self.seeds,
             **{key: run[key] for key in ("seconds", "threads", "machine")},
             "tables": [vars(t) for t in tables],
-            "data": _plain(data),
+            "data": plain(data),
         }
         text = json.dumps(record, indent=1, ensure_ascii=False)
         (self.out / f"{self.name}.json").write_text(_short_lists(text) + "\n")
@@ -201,87 +179,6 @@ def batches(samples: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
     g = torch.Generator().manual_seed(1_000_003 + seed)
     while True:
         yield from torch.randint(samples, (512, batch), generator=g)
-
-
-def mean_std(values: Sequence[float], spec: str = ".3g", scale: float = 1.0) -> str:
-    """ "0.91 ± 0.02", the standard deviation over seeds; one value stands alone. A run that diverged
-    makes the whole "diverged"."""
-    values = [scale * v for v in values]
-    if not all(math.isfinite(v) for v in values):
-        return "diverged"
-    if len(values) == 1:
-        return f"{values[0]:{spec}}"
-    return f"{statistics.fmean(values):{spec}} ± {statistics.stdev(values):{spec}}"
-
-
-def short(value: float) -> str:
-    """ "3e-4": a rate as tables and legends have it."""
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") if value < 0.01 else f"{value:g}"
-
-
-def median(values: Sequence[float]) -> float:
-    """The median, with values that are not finite counting as the largest."""
-    return statistics.median(v if math.isfinite(v) else math.inf for v in values)
-
-
-def plot(
-    width: float = 8.0, height: float = 4.2, columns: int = 1, rows: int = 1, **options: Any
-) -> tuple[Any, Any]:
-    """A figure and its axes in the house style: a light grid, no frame, ink-coloured text."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    axes = figure.subplots(rows, columns, **options)
-    for axis in figure.axes:
-        axis.grid(color=LIGHT, linewidth=0.8)
-        axis.set_axisbelow(True)
-        axis.tick_params(colors=INK, labelsize=9)
-        axis.xaxis.label.set_color(INK)
-        axis.yaxis.label.set_color(INK)
-        for side in ("top", "left", "right"):
-            axis.spines[side].set_visible(False)
-    return figure, axes
-
-
-def title(axis: Any, text: str, note: str = "") -> None:
-    """A bold title at the left; the note below it in small grey."""
-    axis.set_title(text, loc="left", fontweight="bold", color=INK, fontsize=10.5, pad=18 if note else 6)
-    if note:
-        axis.text(0, 1.015, note, transform=axis.transAxes, fontsize=8, color=GREY, va="bottom")
-
-
-def legend(axis: Any, **options: Any) -> None:
-    """A legend without a frame."""
-    axis.legend(**{"frameon": False, "fontsize": 8.5, "labelcolor": INK, **options})
-
-
-def save_png(figure: Any, path: Path) -> None:
-    """Writes a figure in 256 colours, a third of the bytes."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with Image.open(buffer) as image:
-        # the other methods of Pillow merge the colours of thin lines
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
-
-
-def band(
-    axis: Any,
-    x: Sequence[float],
-    runs: Sequence[Sequence[float]],
-    label: str,
-    colour: str,
-    **line: Any,
-) -> None:
-    """The median over runs as a line, and from the lowest to the highest run as a band."""
-    columns = list(zip(*runs))
-    axis.fill_between(x, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15, lw=0)
-    axis.plot(x, [median(c) for c in columns], color=colour, label=label, **{"lw": 2.0, **line})
 
 
 def page(record: dict[str, Any]) -> str:
@@ -338,26 +235,6 @@ def write_index(folder: Path = RESULTS, path: Path = FOLDER / "README.md") -> st
     text = "\n".join(parts)
     path.write_text(text)
     return text
-
-
-def _plain(value: Any) -> Any:
-    """Numbers in four digits, and None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    """The inverse: None is nan again."""
-    if isinstance(value, dict):
-        return {k: _from_json(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_from_json(v) for v in value]
-    return math.nan if value is None else value
 
 
 def _short_lists(text: str) -> str:

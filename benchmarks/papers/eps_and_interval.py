@@ -14,8 +14,10 @@ from typing import Any
 
 from zokern.optim import MeZOSVRG
 
-from .common import REDS, Experiment, Table, band, legend, mean_std, median, plot, short, title
+from .common import Experiment, Table
+from .figures import REDS, band, legend, plot, title
 from .mnist import Curve, curves, diverged, load, outcome, train, zeroth_order
+from .numbers import mean_std, median, short
 
 SAMPLES, BATCH = 512, 64
 ETA1, ETA2 = 3e-3, 1e-3

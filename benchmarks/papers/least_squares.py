@@ -23,22 +23,9 @@ from torch import Tensor, nn
 
 from zokern.optim import ZOSVRG, MeZO, MeZOSVRG
 
-from .common import (
-    BLUES,
-    COLOURS,
-    GREY,
-    REDS,
-    Experiment,
-    Table,
-    band,
-    batches,
-    legend,
-    mean_std,
-    median,
-    plot,
-    short,
-    title,
-)
+from .common import Experiment, Table, batches
+from .figures import BLUES, COLOURS, GREY, REDS, band, legend, plot, title
+from .numbers import mean_std, median, short
 
 N, D, BATCH, EPS = 1000, 100, 32, 1e-3
 MEZO_RATES = (3e-5, 6e-5, 1e-4, 1e-3)

@@ -19,14 +19,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zokern.models import Batch, Classifier, load_classifier
+from zokern.app.models import Classifier, Inputs, load_classifier
+from zokern.app.tuning import TuningOptions, apply_tuning
 from zokern.optim import AdaZeta, MeZO, MeZOSVRG, ZOAdam, ZOAdaMU
-from zokern.tuning import TuningOptions, apply_tuning
 
-from .common import COLOURS, GREY, INK, Experiment, Table, plot, title
+from .common import Experiment, Table
+from .figures import COLOURS, GREY, INK, plot, title
 from .texts import Kept, tiny_model, tiny_task
 
-Loss = Callable[[Batch], torch.Tensor]
+Loss = Callable[[Inputs], torch.Tensor]
 Cell = tuple[int, int]
 """Batch size and sequence length."""
 
@@ -46,20 +47,20 @@ QUICK = Grid(((1, 8), (2, 8)), ((1, 8), (1, 16)))
 _M_MMAP_THRESHOLD = -3
 
 
-def _inference(model: Classifier, batch: Batch, loss: Loss) -> None:
+def _inference(model: Classifier, batch: Inputs, loss: Loss) -> None:
     with torch.no_grad():
         loss(batch)
 
 
-def _zeroth_order(build: Callable[[Classifier], Any]) -> Callable[[Classifier, Batch, Loss], None]:
-    def run(model: Classifier, batch: Batch, loss: Loss) -> None:
+def _zeroth_order(build: Callable[[Classifier], Any]) -> Callable[[Classifier, Inputs, Loss], None]:
+    def run(model: Classifier, batch: Inputs, loss: Loss) -> None:
         build(model).step(lambda: loss(batch))
 
     return run
 
 
-def _svrg(anchor: str) -> Callable[[Classifier, Batch, Loss], None]:
-    def run(model: Classifier, batch: Batch, loss: Loss) -> None:
+def _svrg(anchor: str) -> Callable[[Classifier, Inputs, Loss], None]:
+    def run(model: Classifier, batch: Inputs, loss: Loss) -> None:
         optimizer = MeZOSVRG(model, anchor=anchor, interval=2)
         for _ in range(2):  # a full step, of one micro-batch, and a mini-batch step
             optimizer.step(lambda: loss(batch), full_closure=lambda: loss(batch))
@@ -67,8 +68,8 @@ def _svrg(anchor: str) -> Callable[[Classifier, Batch, Loss], None]:
     return run
 
 
-def _first_order(build: Callable[..., torch.optim.Optimizer]) -> Callable[[Classifier, Batch, Loss], None]:
-    def run(model: Classifier, batch: Batch, loss: Loss) -> None:
+def _first_order(build: Callable[..., torch.optim.Optimizer]) -> Callable[[Classifier, Inputs, Loss], None]:
+    def run(model: Classifier, batch: Inputs, loss: Loss) -> None:
         optimizer = build([p for p in model.parameters() if p.requires_grad], lr=1e-6)
         little = {name: value[:1] for name, value in batch.items()}
         for each in (little, batch):  # the first makes Adam's state
@@ -80,7 +81,7 @@ def _first_order(build: Callable[..., torch.optim.Optimizer]) -> Callable[[Class
 
 
 # name -> (tuning, what it runs)
-METHODS: dict[str, tuple[str, Callable[[Classifier, Batch, Loss], None]]] = {
+METHODS: dict[str, tuple[str, Callable[[Classifier, Inputs, Loss], None]]] = {
     "inference": ("full", _inference),
     "MeZO": ("full", _zeroth_order(MeZO)),
     "MeZO-SVRG, replay": ("full", _svrg("replay")),

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zokern.tasks.digits import digits
-from zokern.tasks.fetch import Package, fetch
+from zokern.app.tasks.digits import digits
+from zokern.app.tasks.fetch import Package, fetch
 
-from .common import batches, mean_std
+from .common import batches
+from .numbers import mean_std
 
 DIVERGED = 4.6
 """A loss above this, twice that of a guess among ten classes, counts as diverged."""

@@ -16,21 +16,10 @@ import torch
 
 from zokern.optim import MeZO, MeZOSVRG
 
-from .common import (
-    BLUES,
-    COLOURS,
-    REDS,
-    Experiment,
-    Table,
-    band,
-    legend,
-    mean_std,
-    median,
-    plot,
-    short,
-    title,
-)
+from .common import Experiment, Table
+from .figures import BLUES, COLOURS, REDS, band, legend, plot, title
 from .mnist import Curve, curves, first_order, load, outcome, train, zeroth_order
+from .numbers import mean_std, median, short
 
 BATCHES = (16, 32, 128)
 RATE, EPS, LARGE = 3e-3, 1e-3, 512

@@ -15,8 +15,10 @@ from typing import Any
 
 from zokern.optim import AdaMUSchedule, MeZO, ZOAdam, ZOAdaMax, ZOAdaMM, ZOAdaMU, ZOAdamW
 
-from .common import BLUES, COLOURS, GREY, INK, Experiment, Table, mean_std, median, plot, short, title
+from .common import Experiment, Table
+from .figures import BLUES, COLOURS, GREY, INK, plot, title
 from .mnist import Curve, Perceptron, curves, load, outcome, train, zeroth_order
+from .numbers import mean_std, median, short
 
 BATCH, EPS = 64, 1e-3
 END_VALUES, ORIENTED = "ZO-AdaMU, end values throughout", "ZO-AdaMU, sign(g) m stored"

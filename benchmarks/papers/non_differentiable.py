@@ -20,12 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zokern.models import Classifier, load_classifier
+from zokern.app.models import Classifier, load_classifier
+from zokern.app.tasks import load_task
+from zokern.app.tuning import apply_tuning
 from zokern.optim import MeZO, ZOAdaMU
-from zokern.tasks import load_task
-from zokern.tuning import apply_tuning
 
-from .common import COLOURS, INK, Experiment, Table, band, legend, mean_std, median, plot, short, title
+from .common import Experiment, Table
+from .figures import COLOURS, INK, band, legend, plot, title
+from .numbers import mean_std, median, short
 from .texts import Kept, Texts, tiny_model, tiny_task
 
 EPS = 0.1

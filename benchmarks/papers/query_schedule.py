@@ -16,21 +16,10 @@ from typing import Any
 
 from zokern.optim import AdaZeta, QuerySchedule
 
-from .common import (
-    BLUES,
-    COLOURS,
-    GREY,
-    Experiment,
-    Table,
-    band,
-    legend,
-    mean_std,
-    median,
-    plot,
-    short,
-    title,
-)
+from .common import Experiment, Table
+from .figures import BLUES, COLOURS, GREY, band, legend, plot, title
 from .mnist import Curve, curves, load, outcome, train, zeroth_order
+from .numbers import mean_std, median, short
 
 SAMPLES, BATCH, EPS = 1_000, 16, 1e-3
 RATES = (1e-3, 3e-3, 6e-3)

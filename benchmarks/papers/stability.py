@@ -15,8 +15,10 @@ from typing import Any
 
 from zokern.optim import MeZO, MeZOSVRG
 
-from .common import BLUES, REDS, Experiment, Table, legend, median, plot, short, title
+from .common import Experiment, Table
+from .figures import BLUES, REDS, legend, plot, title
 from .mnist import DIVERGED, Curve, curves, diverged, load, outcome, train, zeroth_order
+from .numbers import median, short
 
 METHODS, BATCHES, SAMPLES = ("MeZO", "MeZO-SVRG"), (4, 16, 64), 512
 RATES = (1e-3, 3e-3, 1e-2)

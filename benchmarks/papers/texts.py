@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
-from zokern.models import Batch, Classifier, PooledClassifier
-from zokern.tasks import Evaluation, Example, Task, TextTask, evaluate_logits
-from zokern.training import Display, TrainOptions, run_training
-from zokern.training.data import batch_indices
+from zokern.app.data import batch_indices
+from zokern.app.models import Classifier, Inputs, PooledClassifier
+from zokern.app.tasks import Evaluation, Example, Task, TextTask, evaluate_logits
+from zokern.app.training import Display, TrainOptions, run_training
 
 from .common import Experiment
 
@@ -97,7 +97,7 @@ class Texts:
     def length(self, index: int) -> int:
         return self.model.length(self.task, "train", index)
 
-    def batch(self, split: str, indices: Sequence[int]) -> tuple[Batch, torch.Tensor]:
+    def batch(self, split: str, indices: Sequence[int]) -> tuple[Inputs, torch.Tensor]:
         """Inputs and labels of some examples."""
         batch, labels = self.model.collate(self.task, split, indices)
         if self._hidden is None:
@@ -106,12 +106,12 @@ class Texts:
         padded = nn.utils.rnn.pad_sequence(hidden, batch_first=True)
         return {"inputs_embeds": padded, "attention_mask": batch["attention_mask"]}, labels
 
-    def step_batch(self, seed: int, step: int, size: int) -> tuple[Batch, torch.Tensor]:
+    def step_batch(self, seed: int, step: int, size: int) -> tuple[Inputs, torch.Tensor]:
         """The batch of a training step, as `zokern train` cuts it."""
         n = self.task.train_length
         return self.batch("train", batch_indices(seed, step, size, n, self.length))
 
-    def split(self, split: str, size: int = 64) -> list[tuple[Batch, torch.Tensor]]:
+    def split(self, split: str, size: int = 64) -> list[tuple[Inputs, torch.Tensor]]:
         """A whole split in batches of similar length."""
         n = self.task.train_length if split == "train" else len(self.task.test_labels)
         return [self.batch(split, indices) for indices in self._by_length(split, n, size)]
@@ -120,11 +120,11 @@ class Texts:
         order = sorted(range(n), key=lambda index: (self.model.length(self.task, split, index), index))
         return [order[i : i + size] for i in range(0, n, size)]
 
-    def loss(self, batch: tuple[Batch, torch.Tensor]) -> torch.Tensor:
+    def loss(self, batch: tuple[Inputs, torch.Tensor]) -> torch.Tensor:
         return F.cross_entropy(self.model(batch[0]), batch[1])
 
     @torch.no_grad()
-    def score(self, batches: Sequence[tuple[Batch, torch.Tensor]]) -> Evaluation:
+    def score(self, batches: Sequence[tuple[Inputs, torch.Tensor]]) -> Evaluation:
         """Accuracy and loss over batches."""
         logits = torch.cat([self.model(batch) for batch, _ in batches])
         return evaluate_logits(logits, torch.cat([labels for _, labels in batches]))

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from zokern.optim import MeZO, ZOAdaMU
 
-from .common import COLOURS, INK, Experiment, Table, median, plot, short, title
+from .common import Experiment, Table
+from .figures import COLOURS, INK, plot, title
+from .numbers import median, short
 
 RATES = (1e-2, 3e-2, 1e-1)
 STEEP_RATES = (1e-3, 3e-3, 1e-2)

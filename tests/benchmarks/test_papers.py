@@ -11,7 +11,7 @@ import pickle
 import numpy as np
 import pytest
 
-from benchmarks.papers import common, mnist
+from benchmarks.papers import common, mnist, numbers
 from benchmarks.papers.least_squares import Linear, Problem, numpy_svrg
 from benchmarks.papers.trajectories import SURFACES
 
@@ -58,10 +58,10 @@ def test_seeds_option_counts(tmp_path):
 
 
 def test_numbers_that_are_not_finite():
-    assert common.mean_std([1.0, math.inf]) == "diverged"
-    assert common.median([1.0, math.nan, 2.0]) == 2.0
+    assert numbers.mean_std([1.0, math.inf]) == "diverged"
+    assert numbers.median([1.0, math.nan, 2.0]) == 2.0
     assert mnist.outcome([0.5, math.nan]) == "1 of 2 diverged"
-    assert common.short(3e-4) == "3e-4"
+    assert numbers.short(3e-4) == "3e-4"
 
 
 def test_least_squares_gap_is_the_excess_loss():

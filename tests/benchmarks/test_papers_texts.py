@@ -15,8 +15,8 @@ pytest.importorskip("matplotlib", reason="zokern[train] is not installed")
 from benchmarks.papers.common import Experiment
 from benchmarks.papers.non_differentiable import macro_f1
 from benchmarks.papers.texts import Kept, Texts, tiny_model, tiny_task
-from zokern.models import load_classifier
-from zokern.tuning import TuningOptions, apply_tuning
+from zokern.app.models import load_classifier
+from zokern.app.tuning import TuningOptions, apply_tuning
 
 SCRIPTS = ("adamu_reviews", "adazeta_reviews", "memory", "non_differentiable", "reuters_svrg")
 

@@ -1,0 +1,1 @@
+"""The commands of `zokern`, one a file; `zokern.app.cli` puts them together."""

@@ -1,0 +1,123 @@
+"""The output folder of a run, and the rules for writing into one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zokern.app.tasks import UserError, explain_os_error
+from zokern.app.training.checkpoint import write_atomically
+
+__all__ = ["CONFIG", "METRICS", "PLOT", "STEPS", "SUMMARY", "WEIGHTS", "Folder"]
+
+CONFIG = "config.json"
+STEPS = "steps.jsonl"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+PLOT = "learning_curve.png"
+WEIGHTS = "weights"
+_OURS = (CONFIG, STEPS, METRICS, SUMMARY, PLOT, WEIGHTS, "checkpoint.pt")
+
+
+class Folder:
+    """A run's folder.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def claim(self, overwrite: bool) -> None:
+        """Makes the folder ready for a new run.
+
+        Raises:
+            UserError: it holds something, and `overwrite` was not given or it is not a run.
+        """
+        path = self.path
+        try:
+            if path.exists() and not path.is_dir():
+                raise UserError(f"--out {path} is a file, not a folder.")
+            content = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+            if content and not overwrite:
+                what = "a run" if CONFIG in content else "other files"
+                resume = f"Continue it with --resume {path}, " if CONFIG in content else ""
+                advice = f"{resume}start over with --overwrite," if resume else "Choose"
+                raise UserError(
+                    f"{path} already holds {what}. {advice} {'or choose ' if resume else ''}"
+                    "another folder with --out."
+                )
+            if content and CONFIG not in content:
+                raise UserError(
+                    f"{path} holds files that are not a run's ({content[0]}, ...); --overwrite "
+                    "only replaces runs. Choose another folder with --out."
+                )
+            for name in (*_OURS, *(f".{name}.partial" for name in _OURS)):
+                entry = path / name
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_os_error(error, f"preparing {path}") from None
+
+    def write_json(self, name: str, value: dict[str, Any]) -> Path:
+        write_atomically(self.file(name), (json.dumps(value, indent=1) + "\n").encode())
+        return self.file(name)
+
+    def read_config(self) -> dict[str, Any]:
+        """The config of the run that is here.
+
+        Raises:
+            UserError: there is no run here.
+        """
+        try:
+            config = json.loads(self.file(CONFIG).read_text())
+            if not isinstance(config, dict) or "options" not in config:
+                raise ValueError("no options in it")
+        except FileNotFoundError:
+            raise UserError(f"There is no run to resume in {self.path}: no {CONFIG} there.") from None
+        except NotADirectoryError:
+            raise UserError(f"--resume needs a run's folder, and {self.path} is a file.") from None
+        except ValueError as error:
+            raise UserError(f"{self.file(CONFIG)} cannot be read: {error}.") from None
+        except OSError as error:
+            raise explain_os_error(error, f"reading {self.file(CONFIG)}") from None
+        return config
+
+    def write_weights(self, save: Callable[[Path], list[Path]]) -> list[Path]:
+        """Runs `save` into a fresh folder and puts that in the place of the old weights."""
+        final, partial = self.file(WEIGHTS), self.file(f".{WEIGHTS}.partial")
+        with explained(f"writing the weights into {final}"):
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                names = [path.name for path in save(partial)]
+                if final.exists():
+                    shutil.rmtree(final)
+                partial.rename(final)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        return [final / name for name in names]
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turns what goes wrong with a disk into a sentence, whichever library noticed it."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_os_error(error, doing) from None
+    except Exception as error:
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            raise UserError(f"The disk is full: failed {doing}. Free some space.") from None
+        raise

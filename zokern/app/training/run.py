@@ -1,0 +1,237 @@
+"""Putting a run together: task, model, tuning, optimizer, folder; new or resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zokern.app.defaults import resolve
+from zokern.app.methods import Method, build_optimizer, check_method
+from zokern.app.models import Classifier, load_classifier
+from zokern.app.options import DTYPES, TrainOptions
+from zokern.app.tasks import Task, UserError, load_task
+from zokern.app.training.checkpoint import fingerprint, load_checkpoint
+from zokern.app.training.display import Display
+from zokern.app.training.folder import CONFIG, METRICS, STEPS, Folder
+from zokern.app.training.log import LineLog, read_steps
+from zokern.app.tuning import Tuned, TuningOptions, apply_tuning
+
+__all__ = ["Run", "load_model", "load_run_task", "new_run", "resumed_run"]
+
+
+@dataclass
+class Run:
+    """Everything the loop needs.
+
+    Args:
+        done: steps already in the checkpoint.
+        logged: step -> losses of the steps after it that only the log knows.
+    """
+
+    options: TrainOptions
+    task: Task
+    model: Classifier
+    tuned: Tuned
+    method: Method
+    optimizer: Any
+    folder: Folder
+    steps_log: LineLog
+    metrics_log: LineLog
+    done: int
+    logged: dict[int, list[float]]
+    trainable: int
+
+
+def new_run(options: TrainOptions, display: Display, overwrite: bool = False) -> Run:
+    """Starts a run in its folder.
+
+    Raises:
+        UserError: an option, the folder, the task or the model does not do.
+    """
+    options.check()
+    check_method(options)
+    if options.out is not None:
+        folder = Folder(Path(options.out))
+        _refuse_if_taken(folder, overwrite)
+    task = load_run_task(options, display)
+    options = resolve(options, task)
+    if options.out is None:
+        name = str(options.model).rstrip("/").split("/")[-1]
+        parts = (Path(options.task).name, name, options.method, options.tuning)
+        options.out = str(Path("runs") / f"{'-'.join(str(p) for p in parts)}-seed{options.seed}")
+    folder = Folder(Path(options.out))
+    _refuse_if_taken(folder, overwrite)
+    parts_ = _build(options, task, display)
+    folder.claim(overwrite)
+    config = {
+        "options": options.as_dict(),
+        "fingerprint": fingerprint(parts_[0]),
+        "versions": _versions(),
+    }
+    folder.write_json(CONFIG, config)
+    return _assemble(options, task, parts_, folder, 0)
+
+
+def resumed_run(path: Path, steps: int | None, display: Display) -> Run:
+    """Opens a run where it stopped.
+
+    Args:
+        path: the run's folder.
+        steps: a new total, longer or shorter; None keeps the old.
+        display: for the header.
+
+    Raises:
+        UserError: there is no run, or model and data are not those it was started with.
+    """
+    folder = Folder(path)
+    config = folder.read_config()
+    options = TrainOptions.from_dict(config["options"])
+    if steps is not None and steps != options.steps:
+        if options.lr_schedule != "constant":
+            raise UserError(
+                f"--steps cannot change on resume with --lr-schedule {options.lr_schedule}: the "
+                "rates of the steps already taken depend on it."
+            )
+        options.steps = steps
+    options.check()
+    options.out = str(path)
+    task = load_run_task(options, display)
+    parts = _build(options, task, display)
+    found = fingerprint(parts[0])
+    if found != config.get("fingerprint"):
+        raise UserError(
+            f"The model is not the one the run in {path} was started with (fingerprint {found}, "
+            f"was {config.get('fingerprint')}); a resumed run would be another run."
+        )
+    model, _, _, optimizer = parts
+    done = load_checkpoint(path, model, optimizer)
+    if steps is not None:
+        folder.write_json(CONFIG, {**config, "options": options.as_dict()})
+    return _assemble(options, task, parts, folder, done)
+
+
+def _refuse_if_taken(folder: Folder, overwrite: bool) -> None:
+    """Says so before anything slow happens; `claim` decides again when the run starts."""
+    if not overwrite and folder.path.exists():
+        folder.claim(overwrite=False)
+
+
+def load_run_task(options: TrainOptions, display: Display) -> Task:
+    """The task that the options name, in their wording and sizes."""
+    with display.bytes_bar(f"fetching data for {options.task}") as progress:
+        return load_task(
+            options.task,
+            prompt=options.prompt,
+            answer=options.answer,
+            label_words=options.label_words,
+            text_columns=options.text_columns,
+            label_column=options.label_column,
+            config=options.task_config,
+            train_size=options.train_size,
+            test_size=options.test_size,
+            progress=progress,
+            notify=display.say,
+        )
+
+
+def load_model(options: TrainOptions, task: Task, display: Display) -> Classifier:
+    """The model that the options name, on their device and with their threads."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    try:
+        device = torch.device(options.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--device {options.device} cannot be used: {reason}.") from None
+    with display.bytes_bar(f"fetching model {options.model}") as progress:
+        return load_classifier(
+            options.model,
+            task,
+            scoring=options.scoring,
+            dtype=DTYPES[options.dtype],
+            device=device,
+            seed=options.seed,
+            chat=options.chat,
+            max_words=options.max_words,
+            max_length=options.max_length,
+            progress=progress,
+            notify=display.say,
+        )
+
+
+Parts = tuple[Classifier, Tuned, Method, Any]
+
+
+def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
+    model = load_model(options, task, display)
+    assert options.tuning is not None  # resolved
+    tuned = apply_tuning(
+        options.tuning,
+        model,
+        TuningOptions(
+            modules=options.train_modules,
+            last_layers=options.last_layers,
+            lora_rank=options.lora_rank,
+            lora_alpha=options.lora_alpha,
+            lora_targets=options.lora_targets,
+            bottleneck=options.bottleneck,
+            rank=options.rank,
+            prefix_tokens=options.prefix_tokens,
+            seed=options.seed,
+        ),
+    )
+    model.to(options.device).eval()
+    model.prepare(task)
+    method, optimizer = build_optimizer(model, options)
+    return model, tuned, method, optimizer
+
+
+def _assemble(options: TrainOptions, task: Task, parts: Parts, folder: Folder, done: int) -> Run:
+    model, tuned, method, optimizer = parts
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    steps_log, metrics_log = LineLog(folder.file(STEPS)), LineLog(folder.file(METRICS))
+    if method.replay is None:
+        for log in (steps_log, metrics_log):
+            log.cut(lambda row: row["step"] <= done)
+    steps = read_steps(steps_log)
+    logged = {number: losses for number, losses in steps.items() if number > done}
+    if logged and min(logged) != done + 1:
+        raise UserError(
+            f"{steps_log.path} starts at step {min(steps)}, but the last whole checkpoint is after "
+            f"step {done}: the steps between are lost."
+        )
+    return Run(
+        options=dataclasses.replace(options),
+        task=task,
+        model=model,
+        tuned=tuned,
+        method=method,
+        optimizer=optimizer,
+        folder=folder,
+        steps_log=steps_log,
+        metrics_log=metrics_log,
+        done=done,
+        logged=logged,
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    import zokern
+
+    versions = {"zokern": zokern.__version__, "python": platform.python_version()}
+    for name in ("torch", "transformers", "peft", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

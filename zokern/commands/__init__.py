@@ -1,1 +1,0 @@
-"""The commands of `zokern`, one a file; `zokern.cli` puts them together."""
