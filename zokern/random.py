@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from .call import checks
+
 STREAM_VERSION = "zk-v1"
 _MASK = 0xFFFFFFFF
 
 
 def check_seed(seed: object, name: str = "seed") -> int:
     """Returns `seed` as an int, or raises naming the argument and the value."""
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"{name} must be an int in [0, 2**64), got {seed!r}")
-    value = int(seed.__index__())
-    if not 0 <= value < 1 << 64:
-        raise ValueError(f"{name} must be in [0, 2**64), got {value}")
-    return value
+    return checks.check_seed(name, seed)
 
 
 def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int], rounds: int = 10) -> tuple[int, ...]:
