@@ -128,7 +128,7 @@ class NinjaBuild(build_ext):
             n.rule("link", f"{compiler} $in {shlex.join(link)} -o $out", description="link $out")
             objects: dict[str, str] = {}  # to the rule that makes each
             for source in sorted(sources):
-                isa = source.stem.rpartition("_")[2]
+                isa = source.stem
                 if isa in ISA_FLAGS and not x86:
                     continue
                 flags = ISA_FLAGS.get(isa, []) + (["-DZK_X86"] if x86 else [])

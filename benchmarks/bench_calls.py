@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import zokern
-from zokern.ops import _prepared
+from zokern.call import prepared
 
 from .bench_perturb import SCALE, floor, mezo_expression, normal_add
 from .cases import weights
@@ -34,7 +34,7 @@ def main() -> None:
             params = weights([(16,)] * count, torch.float32)
 
             def first_call(params: list[Tensor] = params) -> None:
-                _prepared.CACHE.clear()
+                prepared.CACHE.clear()
                 zokern.perturb_(params, 7, SCALE)
 
             cases: dict[str, Callable[[], object]] = {

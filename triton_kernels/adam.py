@@ -15,18 +15,19 @@ small table, one host to device copy a call.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..call import codes
+from ..call.rules import AdamRule
 from .normal import LANE_Z, draw
 from .perturb import BLOCK, RUN_TIME, _geometry, _on_device_of, _pieces, octets, offsets
 from .rounding import widen
 from .state import is_stochastic, options, read, rounded, scaled, write
-
-VARIANTS = {"adam": 0, "adamax": 1, "adamm": 2}
 
 
 @triton.jit
@@ -124,14 +125,14 @@ def _table(seeds: list[int], grads: list[float], displacements: list[float], dev
 def adam_(
     params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
     max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
-    decay: float, rule: list[float], variant: str, streams: list[int], offsets: list[int],
+    decay: float, rule: AdamRule, variant: str, streams: list[int], offsets: list[int],
     distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.adam`.
 
     Cost: one launch a tensor; allocates nothing for one seed, else 16 bytes a seed.
     """
-    constants = [*rule[:4], -rule[4], *rule[5:]]
+    constants = replace(rule, step_size=-rule.step_size).as_list()
     with _on_device_of(params[0]):
         single = len(seeds) == 1
         table = None if single else _table(seeds, grads, displacements, params[0].device)
@@ -144,6 +145,6 @@ def adam_(
                 adam_kernel[(triton.cdiv(head + n, BLOCK),)](
                     *views[:4], top, table, *geometry, n, head, offset // 8, stream, len(seeds),
                     seeds[0], decay, grads[0], displacements[0], *constants,
-                    VARIANT=VARIANTS[variant], SINGLE=single, GAUSSIAN=distribution == "gaussian",
+                    VARIANT=codes.VARIANT[variant], SINGLE=single, GAUSSIAN=distribution == "gaussian",
                     STOCHASTIC=is_stochastic(rounding, views[0].dtype), BLOCK=BLOCK, **options(geometry[0]),
                 )  # fmt: skip

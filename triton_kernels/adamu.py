@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..call.rules import AdaMURule
 from .normal import LANE_Z, gaussian
 from .perturb import BLOCK, RUN_TIME, _geometry, _on_device_of, _pieces, octets, offsets
 from .rounding import widen
@@ -95,18 +96,18 @@ def _launch(
 
 def adamu_probe_(
     params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-    decay: float, rule: list[float], streams: list[int], offsets: list[int], rounding: str,
+    decay: float, rule: AdaMURule, streams: list[int], offsets: list[int], rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
-    numbers = [scale, 0.0, decay, *rule, 0.0, 0.0, 1.0, 1.0]
+    numbers = [scale, 0.0, decay, *rule.as_list()]
     _launch(params, out, exp_avgs, seed, numbers, streams, offsets, rounding, False)
 
 
 def adamu_update_(
     params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-    displacement: float, decay: float, rule: list[float], streams: list[int], offsets: list[int],
+    displacement: float, decay: float, rule: AdaMURule, streams: list[int], offsets: list[int],
     rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
-    numbers = [scale, displacement, decay, *rule]
+    numbers = [scale, displacement, decay, *rule.as_list()]
     _launch(params, out, exp_avgs, seed, numbers, streams, offsets, rounding, True)

@@ -30,7 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops._tt_checks import FIXED, TTLayer, TTNoise
+from ..call.tt_layers import TTLayer
+from ..call.tt_noise import FIXED, TTNoise
 from .perturb import INTERPRETED, _on_device_of
 from .rounding import nearest, widen
 from .tt_activation import activate

@@ -21,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..ops._tt_checks import FIXED, TTLayer, TTNoise
+from ..call.tt_layers import TTLayer
+from ..call.tt_noise import FIXED, TTNoise
 from .perturb import INTERPRETED, add_term
 
 STEP = tl.constexpr(11)  # numbers a step: a, b, c and their strides, m, k, n, kind, offset

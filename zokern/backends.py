@@ -1,9 +1,13 @@
 """The seam: which backend serves which device, and the reason each other one does not.
 
-A backend is a module with `OPS: dict[str, callable]` and `unavailable_reason(device_type)`.
+A backend is a module with `OPS: dict[str, callable]` and `unavailable_reason(device_type)`. An entry of
+`OPS` is called with checked arguments; one that can keep a list or a layer from one call to the next is a
+`zokern.call.prepared.ListKernel` or a `zokern.call.tt_prepared.LayersKernel`.
+
 Preference is cuda, triton, reference on a GPU and cpu, reference elsewhere. `ZOKERN_BACKEND=name`
 or `use_backend(name)` asks for one; asking for one that is unavailable raises with its reason.
-Only the automatic choice falls back.
+Only the automatic choice falls back. A backend itself says whether it can run here (`unavailable_reason`);
+the ops and the optimizers ask this module and never for a GPU.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 MODULES = {
     "cuda": "zokern.native.cuda",
@@ -39,6 +44,8 @@ class _Choice:
 
 _NOTHING_ASKED = _Choice()
 _choice: ContextVar[_Choice] = ContextVar("zokern_backend", default=_NOTHING_ASKED)
+choice: Callable[[], object] = _choice.get
+"""What `use_backend` asks for at present, to compare by identity: a prepared call looks whether it changed."""
 
 
 @functools.cache
@@ -117,9 +124,18 @@ def _from_environment() -> _Choice:
     return _Choice(backend, isa)
 
 
-def select(op: str, device_type: str) -> tuple[str, Callable[..., None]]:
-    """The backend that serves `op` on `device_type`, and its function."""
-    name = _select(op, device_type, requested()[0])
+def select(op: str, device_type: str, backend: str | None = None) -> tuple[str, Callable[..., Any]]:
+    """The backend that serves `op` on `device_type`, and its function.
+
+    Args:
+        op: its name in the backends' tables `OPS`.
+        device_type: "cpu", "cuda", ...
+        backend: this one, whatever `use_backend` and the environment ask for.
+
+    Raises:
+        BackendUnavailable: the backend asked for does not serve the op there, with its reason.
+    """
+    name = _select(op, device_type, backend or requested()[0])
     return name, _load(name).OPS[op]  # type: ignore[union-attr]
 
 

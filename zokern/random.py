@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
+from .call.checks import check_seed
+
 STREAM_VERSION = "zk-v1"
 _MASK = 0xFFFFFFFF
-
-
-def check_seed(seed: object, name: str = "seed") -> int:
-    """Returns `seed` as an int, or raises naming the argument and the value."""
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"{name} must be an int in [0, 2**64), got {seed!r}")
-    value = int(seed.__index__())
-    if not 0 <= value < 1 << 64:
-        raise ValueError(f"{name} must be in [0, 2**64), got {value}")
-    return value
 
 
 def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int], rounds: int = 10) -> tuple[int, ...]:
@@ -49,9 +41,9 @@ def derive_seed(run_seed: int, step: int, query: int = 0) -> int:
         >>> hex(zokern.derive_seed(0, step=0)) == hex(zokern.derive_seed(0, 0, 0))
         True
     """
-    run_seed = check_seed(run_seed, "run_seed")
-    step = check_seed(step, "step")
-    query = check_seed(query, "query")
+    run_seed = check_seed("run_seed", run_seed)
+    step = check_seed("step", step)
+    query = check_seed("query", query)
     if query > _MASK:
         raise ValueError(f"query must be in [0, 2**32), got {query}")
     lo, hi, *_ = philox4x32((step & _MASK, step >> 32, query, 0x5EED), (run_seed & _MASK, run_seed >> 32))

@@ -127,7 +127,6 @@ void run_adam_f64(const zk_adam& move, const Run& run) {
   }
 }
 
-// constexpr, so that no code built for V runs when the library is loaded
 template <class V>
 constexpr AdamTable make_adam_table() {
   AdamTable table{};

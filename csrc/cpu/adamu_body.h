@@ -78,7 +78,6 @@ void run_adamu_f64(const zk_adamu& move, const Run& run) {
   }
 }
 
-// constexpr, so that no code built for V runs when the library is loaded
 template <class V>
 constexpr AdamuTable make_adamu_table() {
   return {{{run_adamu<V, ZK_F32, false>, run_adamu<V, ZK_F32, true>},

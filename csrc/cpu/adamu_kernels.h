@@ -1,4 +1,4 @@
-// The table each instruction set exports: one function per dtype, for the probe and for the update.
+// The table of every instruction set: one function per dtype, for the probe and for the update.
 #pragma once
 
 #include "tiles.h"
@@ -10,10 +10,5 @@ using RunAdamu = void (*)(const zk_adamu& move, const Run& run);
 struct AdamuTable {
   RunAdamu run[4 /* zk_dtype */][2 /* probe, update */];
 };
-
-extern const AdamuTable kAdamuPortable;
-#ifdef ZK_X86
-extern const AdamuTable kAdamuAvx2, kAdamuAvx512;
-#endif
 
 }  // namespace zk

@@ -1,9 +1,20 @@
-// What this machine and this process offer: instruction sets, an OpenMP runtime.
+// What this machine and this process offer: instruction sets with their kernels, an OpenMP runtime.
 #include "../zokern.h"
 #include "parallel.h"
+#include "tables.h"
 
 namespace zk {
 std::atomic<OpenMpParallel> openmp_parallel{nullptr};
+
+const Tables* tables_of(int isa) {
+  if (!zk_cpu_has_isa(isa)) return nullptr;
+#ifdef ZK_X86
+  if (isa == ZK_AVX512) return &kAvx512;
+  if (isa == ZK_AVX2) return &kAvx2;
+#endif
+  return &kPortable;
+}
+
 }  // namespace zk
 
 extern "C" void zk_cpu_use_openmp(void* gomp_parallel) {

@@ -1,4 +1,4 @@
-// The move, generic over the instruction set V: the one loop body that perturb_<isa>.cpp compile.
+// The move, generic over the instruction set V: the one loop body that <isa>.cpp compile.
 //
 //   dst <- round( fma(scale_k, z_k, ... fma(scale_0, z_0, decay * src)) )
 //
@@ -7,15 +7,12 @@
 // happens once.
 #pragma once
 
-#include "../core/masked.h"
 #include "ahead.h"
 #include "elements.h"
 #include "perturb_kernels.h"
 
 namespace zk {
 namespace {
-
-constexpr int kStripTiles = 16;
 
 // Where a term of a move stands: the first reads memory and applies decay, the last rounds and writes
 // memory; between terms the values live in `sums`.
@@ -124,20 +121,8 @@ void run_tiles_f64(const zk_move& move, uint32_t stream, const void* src_, void*
   }
 }
 
-template <class U>
-void merge(const void* src_, const void* moved_, void* dst_, const uint8_t* mask, uint64_t limit_, int64_t n) {
-  const U *src = static_cast<const U*>(src_), *moved = static_cast<const U*>(moved_), limit = static_cast<U>(limit_);
-  U* dst = static_cast<U*>(dst_);
-  if (mask) {
-    for (int64_t i = 0; i < n; ++i) dst[i] = mask[i] ? moved[i] : src[i];
-  } else {
-    for (int64_t i = 0; i < n; ++i) dst[i] = is_small<U>(src[i], limit) ? moved[i] : src[i];
-  }
-}
-
-// constexpr, so that no code built for V runs when the library is loaded
 template <class V>
-constexpr PerturbTable make_table() {
+constexpr PerturbTable make_perturb_table() {
   PerturbTable table{};
 #define ZK_ROW(DTYPE, NOISE)                                      \
   table.run[DTYPE][NOISE][0] = run_tiles<V, DTYPE, NOISE, false>; \
@@ -153,9 +138,6 @@ constexpr PerturbTable make_table() {
     table.run[ZK_F64][ZK_RADEMACHER][stochastic] = run_tiles_f64<V, ZK_RADEMACHER>;
     table.run[ZK_F64][kNoNoise][stochastic] = run_tiles_f64<V, ZK_GAUSSIAN>;
   }
-  table.merge[ZK_F32] = merge<uint32_t>;
-  table.merge[ZK_BF16] = table.merge[ZK_F16] = merge<uint16_t>;
-  table.merge[ZK_F64] = merge<uint64_t>;
   return table;
 }
 

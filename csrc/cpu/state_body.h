@@ -14,7 +14,6 @@
 namespace zk {
 namespace {
 
-constexpr int kStripTiles = 16;
 constexpr int kStrip = kStripTiles * kTile;
 
 // V with what the rules of core/ use and the stream does not

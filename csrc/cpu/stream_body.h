@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kTile = 256;
 constexpr int kTileBlocks = kTile / 8;
+constexpr int kStripTiles = 16;  // tiles that go through an L1-sized buffer together
 
 // The round keys of (seed) and the two counter words that do not change along a tensor.
 struct Schedule {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "parallel.h"
-#include "tt_kernels.h"
+#include "tables.h"
 
 namespace zk {
 namespace {
@@ -14,15 +14,6 @@ namespace {
 // Work below this many multiply-adds runs on the calling thread: 60 us on a 2.6 GHz Xeon, where making
 // a thread costs 8 (Nov 2026).
 constexpr int64_t kSerialWork = 1 << 20;
-
-const TtTable* table_of(int isa) {
-  if (!zk_cpu_has_isa(isa)) return nullptr;
-#ifdef ZK_X86
-  if (isa == ZK_AVX512) return &kTtAvx512;
-  if (isa == ZK_AVX2) return &kTtAvx2;
-#endif
-  return &kTtPortable;
-}
 
 // Memory that a thread keeps between calls: its size depends on the layer, not on the rows.
 enum ScratchUse { kGroupsOfCall, kWorkOfThread };
@@ -282,8 +273,8 @@ int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_r
   return status;
 }
 
-int check(const TtTable* table, const zk_tt_rows& io) {
-  if (!table) return ZK_BAD_ISA;
+int check(const Tables* tables, const zk_tt_rows& io) {
+  if (!tables) return ZK_BAD_ISA;
   const bool known = io.x_dtype >= ZK_F32 && io.x_dtype <= ZK_F16 && (io.y_dtype == io.x_dtype || io.y_dtype == ZK_F32);
   return known ? ZK_OK : ZK_BAD_DTYPE;
 }
@@ -293,8 +284,8 @@ int check(const TtTable* table, const zk_tt_rows& io) {
 
 extern "C" int zk_cpu_tt_halves(const zk_tt* layer, float* left, float* right, int64_t queries, int isa, int threads) {
   using namespace zk;
-  const TtTable* table = table_of(isa);
-  if (!table) return ZK_BAD_ISA;
+  const Tables* tables = tables_of(isa);
+  if (!tables) return ZK_BAD_ISA;
   zk_tt whole = *layer;
   whole.in_cut = 0, whole.out_cut = whole.split;
   Layer counted(whole);
@@ -306,11 +297,11 @@ extern "C" int zk_cpu_tt_halves(const zk_tt* layer, float* left, float* right, i
     const bool input = item % 2 == 0;
     Layer own(whole);
     Arena size{nullptr};
-    input ? own.contract_input(*table, size) : own.contract_output(*table, size);
+    input ? own.contract_input(tables->tt, size) : own.contract_output(tables->tt, size);
     Arena arena{scratch<kWorkOfThread>(size.used + 16)};
     if (!arena.base) return status.store(ZK_NO_MEMORY);
     own.select(query);
-    input ? own.contract_input(*table, arena) : own.contract_output(*table, arena);
+    input ? own.contract_input(tables->tt, arena) : own.contract_output(tables->tt, arena);
     const int64_t n = g.rank * (input ? g.in : g.out);
     std::memcpy((input ? left : right) + query * n, input ? own.ready.middle : own.ready.right,
                 static_cast<size_t>(n) * sizeof(float));
@@ -321,10 +312,10 @@ extern "C" int zk_cpu_tt_halves(const zk_tt* layer, float* left, float* right, i
 extern "C" int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, const zk_tt_noise* noise, int isa,
                                 int threads) {
   using namespace zk;
-  const TtTable* table = table_of(isa);
-  if (const int error = check(table, *rows)) return error;
-  const TtLinear kernel = table->linear[rows->x_dtype][rows->y_dtype != rows->x_dtype];
-  return run_call(*table, {Layer(*layer)}, *rows, noise, isa, threads,
+  const Tables* tables = tables_of(isa);
+  if (const int error = check(tables, *rows)) return error;
+  const TtLinear kernel = tables->tt.linear[rows->x_dtype][rows->y_dtype != rows->x_dtype];
+  return run_call(tables->tt, {Layer(*layer)}, *rows, noise, isa, threads,
                   [=](const std::vector<Layer>& layers, const TtRows& io, const TtWork& sizes, float* work) {
                     kernel(layers[0].ready, io, sizes, work);
                   });
@@ -333,10 +324,10 @@ extern "C" int zk_cpu_tt_linear(const zk_tt* layer, const zk_tt_rows* rows, cons
 extern "C" int zk_cpu_tt_adapter(const zk_tt* down, const zk_tt* up, float scale, int activation,
                                  const zk_tt_rows* rows, const zk_tt_noise* noise, int isa, int threads) {
   using namespace zk;
-  const TtTable* table = table_of(isa);
-  if (const int error = check(table, *rows)) return error;
-  const TtAdapter kernel = table->adapter[rows->x_dtype][rows->y_dtype != rows->x_dtype];
-  return run_call(*table, {Layer(*down), Layer(*up)}, *rows, noise, isa, threads,
+  const Tables* tables = tables_of(isa);
+  if (const int error = check(tables, *rows)) return error;
+  const TtAdapter kernel = tables->tt.adapter[rows->x_dtype][rows->y_dtype != rows->x_dtype];
+  return run_call(tables->tt, {Layer(*down), Layer(*up)}, *rows, noise, isa, threads,
                   [=](const std::vector<Layer>& layers, const TtRows& io, const TtWork& sizes, float* work) {
                     kernel(layers[0].ready, layers[1].ready, scale, activation, io, sizes, work);
                   });

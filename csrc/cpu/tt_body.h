@@ -1,4 +1,4 @@
-// Tensor-train layers, generic over the instruction set V: the one body that tt_<isa>.cpp compile.
+// Tensor-train layers, generic over the instruction set V: the one body that <isa>.cpp compile.
 //
 // Rows go through a layer in tiles of 8: reduce() takes x to s [tile, r], spread() takes s to y. The
 // lanes of a vector are columns of x or y and never meet, so every sum has one order whatever the

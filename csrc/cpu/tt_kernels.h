@@ -1,4 +1,4 @@
-// The table each instruction set exports for tensor-train layers, and what it works on.
+// The table of every instruction set for tensor-train layers, and what it works on.
 #pragma once
 
 #include <cstdint>
@@ -47,10 +47,5 @@ struct TtTable {
 
 // Whether memory has pages: the first touch of one that has not makes it, and leaves it in the caches.
 bool has_pages(const void* memory, int64_t bytes);
-
-extern const TtTable kTtPortable;
-#ifdef ZK_X86
-extern const TtTable kTtAvx2, kTtAvx512;
-#endif
 
 }  // namespace zk

@@ -144,8 +144,8 @@ def test_schedule_works_with_mezo_and_lora(base, tmp_path, quiet):
     [
         ({"evaluation": "all"}, "--evaluation must be one of loop, batched, got 'all'"),
         (
-            {"evaluation": "batched", "method": "mezo"},
-            "mezo does not read --evaluation; drop it .it is for adazeta",
+            {"evaluation": "batched", "method": "fo-adamw"},
+            "fo-adamw does not read --evaluation; drop it .it is for mezo, ",
         ),
         ({"query_schedule": True, "num_queries": 2}, "--query-schedule says how many; drop --num-queries 2"),
         ({"rank": 0}, "--rank must be positive, got 0"),

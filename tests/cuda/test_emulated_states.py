@@ -25,7 +25,7 @@ from tests.ops.states import CASES, agrees
 from tests.ops.test_perturb import values
 from tests.ops.test_states import OPS, copies, lists
 from zokern.native import cpu
-from zokern.native._state import state_ops
+from zokern.native.states import state_ops
 
 ROOT = Path(__file__).resolve().parents[2]
 TILE = 2048

@@ -38,11 +38,10 @@ from tests.tt.conftest import (
 )
 from tests.tt.test_tt_adapter import ACTIVATIONS, DTYPES
 from tests.tt.test_tt_queries import SCALES, SEEDS, perturbed_copies
+from zokern.call import tt_prepared
+from zokern.call.tt_layers import adapter_layers, check_cores
 from zokern.native import cpu
 from zokern.native.tt_cuda import packed_call, tt_ops
-from zokern.ops import _tt_prepared
-from zokern.ops._tt_checks import check_cores
-from zokern.ops._tt_ops import adapter_layers
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = {**{name: (m, s, 5) for name, (m, s) in PAPER.items()}, **ODD}
@@ -173,8 +172,7 @@ def use(emulated: Emulated, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any
     @contextlib.contextmanager
     def on() -> Iterator[None]:
         with monkeypatch.context() as patch, zokern.use_backend("cpu"), torch.no_grad():
-            _tt_prepared.CACHE.clear()
-            patch.setattr(_tt_prepared, "prepare", lambda *_: None)
+            tt_prepared.CACHE.clear()
             for name, function in emulated.ops.items():
                 patch.setitem(cpu.OPS, name, function)
             yield
@@ -375,7 +373,7 @@ def test_bindings_without_a_device_say_so():
     """The real bindings plan the call, then report what CUDA says."""
     ops, a = tt_ops(cpu._C, lambda _: (0, 0)), adapter([4, 6], [2, 3])
     down, up = adapter_layers(a["down"], a["up"], 2, 2, a["down_bias"], a["up_bias"])
-    x, cores = torch.randn(2, 24), check_cores(a["down"], 2, "cores", "split")
+    x, cores = torch.randn(2, 24), check_cores("cores", a["down"], "split", 2)
     noise = zokern.TTNoise([3, 4], [1.0, 2.0], range(len(down.tensors) + len(up.tensors)))
     with pytest.raises(RuntimeError, match="CUDA"):
         ops["tt_adapter"](x, x, down, up, "relu", 1.0, 2, noise)

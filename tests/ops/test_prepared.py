@@ -11,16 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import zokern
 from tests.conftest import Backend, all_backends, as_params
-from zokern.ops import _prepared
+from zokern.call import prepared
 
 SHAPES = [(7, 5), (300,), (2, 3, 11), ()]
 
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    _prepared.CACHE.clear()
+    prepared.CACHE.clear()
     yield
-    _prepared.CACHE.clear()
+    prepared.CACHE.clear()
 
 
 @pytest.fixture(params=as_params([b for b in all_backends() if b.name in ("cpu", "cuda")]))
@@ -40,7 +40,7 @@ def meet(params: list[Tensor], **keywords) -> None:
 
 
 def kept() -> int:
-    return sum(ready is not None for ready in _prepared.CACHE.values())
+    return sum(ready is not None for ready in prepared.CACHE.values())
 
 
 def same_as_reference(params: list[Tensor], **keywords) -> bool:
@@ -214,8 +214,8 @@ def test_an_iterator_of_places_is_read_once(native):
 
 
 def test_so_many_and_no_more(native, monkeypatch):
-    monkeypatch.setattr(_prepared, "MAX_LISTS", 4)
+    monkeypatch.setattr(prepared, "MAX_LISTS", 4)
     params = [torch.randn(3) for _ in range(20)]
     for p in params:
         meet([p])
-        assert len(_prepared.CACHE) <= 4
+        assert len(prepared.CACHE) <= 4

@@ -7,7 +7,7 @@ import torch
 
 import zokern
 from tests.tt.conftest import make_cores
-from zokern.ops.tt_plan import TTPlan, make_plan
+from zokern.call.tt_plan import TTPlan, make_plan
 
 DOWN, UP = [16, 16, 16, 4, 4, 4], [4, 4, 4, 16, 16, 16]
 

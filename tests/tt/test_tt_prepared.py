@@ -9,20 +9,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zokern
 from tests.conftest import assert_same_bits
 from tests.tt.conftest import adapter, make_cores, run_adapter
-from zokern.ops import _tt_prepared
+from zokern.call import tt_prepared
 
 pytestmark = pytest.mark.usefixtures("fresh")
 
 
 @pytest.fixture
 def fresh():
-    _tt_prepared.CACHE.clear()
+    tt_prepared.CACHE.clear()
     with torch.no_grad(), zokern.use_backend("cpu"):
         yield
 
 
 def remembered() -> int:
-    return len(_tt_prepared.CACHE)
+    return len(tt_prepared.CACHE)
 
 
 def test_the_second_call_is_prepared_and_equal():

@@ -6,58 +6,28 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .. import backends
-from ._openmp import gomp_parallel
-from ._pack import DISTRIBUTION, ROUNDING, ListKernel, pack
-from ._state import state_ops
+from ..call.codes import DISTRIBUTION, ROUNDING
+from ..call.prepared import ListKernel
+from ._isa import _C, REASON, available_isas, check_isa, current_isa, machine
+from ._lists import bind_list, pack
+from .states import state_ops
+from .tt_cpu import tt_ops
 
 if TYPE_CHECKING:
     from .._C import TensorList
 
-try:
-    from .. import _C
-except ImportError as error:
-    _C = None  # type: ignore[assignment]
-    _reason = f"this installation has no compiled kernels ({error}); install with a C++ compiler"
-else:
-    _C.cpu_use_openmp(gomp_parallel())
+__all__ = ["OPS", "available_isas", "check_isa", "current_isa", "detail", "unavailable_reason"]
 
 
 def unavailable_reason(device_type: str) -> str | None:
-    if _C is None:
-        return _reason
+    if REASON is not None:
+        return REASON
     return None if device_type == "cpu" else f"it runs on CPU tensors, not {device_type}"
-
-
-def available_isas() -> list[str]:
-    """Instruction sets this machine runs, slowest first."""
-    if _C is None:
-        return []
-    return [name for i, name in enumerate(backends.ISAS) if _C.cpu_has_isa(i)]
-
-
-def check_isa(isa: str) -> None:
-    if isa not in available_isas():
-        raise backends.BackendUnavailable(f"this machine does not run instruction set {isa!r}")
-
-
-def current_isa() -> str:
-    """The instruction set the next call uses."""
-    return _isa(backends.requested()[1])
-
-
-@functools.cache
-def _isa(asked: str | None) -> str:
-    if asked is None:
-        return backends.ISAS[_C.cpu_best_isa()]
-    check_isa(asked)
-    return asked
 
 
 def detail() -> str:
@@ -66,9 +36,8 @@ def detail() -> str:
 
 def _run(tensors: TensorList, device: torch.device, seeds: list[int], scales: list[float],
          decay: float, lane: int, distribution: str, rounding: str) -> None:  # fmt: skip
-    isa = backends.ISAS.index(current_isa())
     _C.cpu_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
-                   ROUNDING[rounding], isa, torch.get_num_threads())  # fmt: skip
+                   ROUNDING[rounding], *machine(device))  # fmt: skip
 
 
 def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
@@ -77,12 +46,7 @@ def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distrib
     _run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
 
 
-def _machine(_: torch.device) -> tuple[int, int]:
-    return backends.ISAS.index(current_isa()), torch.get_num_threads()
-
-
-from . import tt as _tt  # noqa: E402  (it reads this module)
-
-OPS = {"perturb_": ListKernel(_run), "normal_": normal_, **_tt.OPS}
+OPS = {"perturb_": ListKernel(bind_list, _run), "normal_": normal_}
 if _C is not None:
-    OPS |= state_ops(_C.cpu_perturb_masked, _C.cpu_adam, _C.cpu_adamu, _machine)
+    OPS |= state_ops(_C.cpu_perturb_masked, _C.cpu_adam, _C.cpu_adamu, machine)
+    OPS |= tt_ops(_C)

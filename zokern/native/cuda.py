@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ._pack import DISTRIBUTION, ROUNDING, ListKernel, pack
-from ._state import state_ops
+from ..call.codes import DISTRIBUTION, ROUNDING
+from ..call.prepared import ListKernel
+from ._lists import bind_list, pack
+from .states import state_ops
 from .tt_cuda import tt_ops
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distrib
     _run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
 
 
-OPS = {"perturb_": ListKernel(_run), "normal_": normal_}
+OPS = {"perturb_": ListKernel(bind_list, _run), "normal_": normal_}
 if _C is not None:
     OPS |= state_ops(_C.cuda_perturb_masked, _C.cuda_adam, _C.cuda_adamu, _machine)
     OPS |= tt_ops(_C, _machine)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..ops._tt_checks import TTLayer, TTNoise
-from ._pack import DISTRIBUTION, DTYPE
-from ._tt_pack import ACTIVATION, layer_tuples, pack_layer
+from ..call.codes import ACTIVATION, DTYPE
+from ..call.tt_layers import TTLayer
+from ..call.tt_noise import TTNoise
+from ._layers import layer_tuples, pack_layer, pack_noise
 
 Machine = Callable[[torch.device], tuple[int, int]]
 
@@ -32,12 +33,7 @@ def packed_call(
         x.data_ptr(), out.data_ptr(), x.shape[0] // count, count, x.stride(0), out.stride(0),
         DTYPE[x.dtype], DTYPE[out.dtype],
     )  # fmt: skip
-    moves = (
-        ((), (), 0, 0)
-        if noise is None
-        else (noise.seeds, noise.scales, noise.stream, DISTRIBUTION[noise.distribution])
-    )
-    return tuples, scale, ACTIVATION[activation], rows, moves
+    return tuples, scale, ACTIVATION[activation], rows, pack_noise(noise)
 
 
 def tt_ops(native: object, machine: Machine) -> dict[str, Callable[..., None]]:

@@ -1,11 +1,14 @@
 """One file an op: schema, fake, public function with checks and docstring."""
 
+from ..call.tt_noise import TTNoise
+from ..call.tt_plan import TTPlan
 from .adam import adam_
 from .adamu import adamu_probe_, adamu_update_
+from .add_dense import add_dense_
 from .masked import perturb_masked_
 from .normal import normal
 from .perturb import perturb_
-from .tt import TTNoise, TTPlan, tt_adapter, tt_cost, tt_halves, tt_linear
+from .tt import tt_adapter, tt_cost, tt_halves, tt_linear
 
 __all__ = [
     "TTNoise",
@@ -13,6 +16,7 @@ __all__ = [
     "adam_",
     "adamu_probe_",
     "adamu_update_",
+    "add_dense_",
     "normal",
     "perturb_",
     "perturb_masked_",

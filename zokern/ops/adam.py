@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import backends
-from ._checks import DISTRIBUTIONS, ROUNDINGS, as_list, check_choice, check_fp32, check_seeds
-from ._library import define, to_signed, to_unsigned
-from ._lists import Tensors, check_factors, check_lists, without_empty
-
-VARIANTS = ("adam", "adamax", "adamm")
+from ..call.checks import as_list, check_choice, check_factors, check_fp32, check_seeds
+from ..call.codes import DISTRIBUTIONS, ROUNDINGS, VARIANTS
+from ..call.dispatch import to_signed, to_unsigned
+from ..call.lists import Tensors, check_lists, without_empty
+from ..call.rules import AdamRule
+from ._library import define
 
 
 def adam_(
@@ -102,59 +102,36 @@ def adam_(
         >>> w, m, v = torch.zeros(3, 1000).unbind()
         >>> zokern.adam_([w], [m], [v], seeds=7, grads=0.3, lr=1e-3, step=1)
     """
-    seed_list = check_seeds(as_list(seeds, int))
+    seed_list = check_seeds("seeds", as_list(seeds, int))
     if not seed_list:
         raise ValueError("seeds must hold at least one seed, got seeds=[]")
     count = len(seed_list)
-    grad_list = check_factors(grads, count, "grads")
-    moves = [0.0] * count if displacements is None else check_factors(displacements, count, "displacements")
-    factor = check_fp32(decay, "decay")
-    check_choice(variant, VARIANTS, "variant")
-    check_choice(distribution, DISTRIBUTIONS, "distribution")
-    check_choice(rounding, ROUNDINGS, "rounding")
-    rule = _rule(lr, betas, eps, step, l2)
+    grad_list = check_factors("grads", grads, count)
+    moves = [0.0] * count if displacements is None else check_factors("displacements", displacements, count)
+    factor = check_fp32("decay", decay)
+    check_choice("variant", variant, VARIANTS)
+    check_choice("distribution", distribution, DISTRIBUTIONS)
+    check_choice("rounding", rounding, ROUNDINGS)
+    rule = AdamRule.of(lr, betas, eps, step, l2)
     if (max_exp_avg_sqs is not None) != (variant == "adamm"):
         given = "none" if max_exp_avg_sqs is None else "some"
         raise ValueError(f"max_exp_avg_sqs goes with variant='adamm', got variant={variant!r} and {given}")
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     if max_exp_avg_sqs is not None:
         states["max_exp_avg_sqs"] = max_exp_avg_sqs
-    lists = check_lists(params, out, streams, offsets, **states)
+    lists = check_lists(params, out, streams, offsets, states)
     if lists.is_empty():
         return
     signed = [to_signed(s) for s in seed_list]
     arguments = (
         lists.states[0], lists.states[1], lists.states[2] if variant == "adamm" else [],
-        signed, grad_list, moves, factor, rule, variant, lists.streams, lists.offsets, distribution, rounding,
+        signed, grad_list, moves, factor, rule.as_list(), variant, lists.streams, lists.offsets, distribution, rounding,
     )  # fmt: skip
     if lists.in_place:
         torch.ops.zokern.adam_(lists.params, *arguments)
     else:
         torch.ops.zokern.adam_out(lists.params, lists.out, *arguments)
     lists.written()
-
-
-def _rule(lr: float, betas: tuple[float, float], eps: float, step: int | None, l2: float) -> list[float]:
-    """The constants: beta1, 1-beta1, beta2, 1-beta2, lr/(1-beta1^t), 1/sqrt(1-beta2^t), eps, l2."""
-    for k, beta in enumerate(betas):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"betas[{k}] must be in [0, 1), got {beta}")
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 1):
-        raise ValueError(f"step must be an integer from 1, or None, got {step!r}")
-    beta1, beta2 = betas
-    correction1, correction2 = (1.0, 1.0) if step is None else (1.0 - beta1**step, 1.0 - beta2**step)
-    small = check_fp32(eps, "eps")
-    if small <= 0.0:
-        raise ValueError(f"eps must be above 0 in fp32, got {eps}")
-    check_fp32(lr, "lr")
-    constants = {
-        "betas[0]": (beta1, 1.0 - beta1),
-        "betas[1]": (beta2, 1.0 - beta2),
-        "lr": (lr / correction1,),
-        "step": (1.0 / math.sqrt(correction2),),
-    }
-    rule = [check_fp32(c, name) for name, group in constants.items() for c in group]
-    return [*rule, small, check_fp32(l2, "l2")]
 
 
 def _adam_out(
@@ -167,8 +144,8 @@ def _adam_out(
     states = exp_avgs, exp_avg_sqs, max_exp_avg_sqs
     *tensors, streams, offsets = without_empty(params, out, *states, streams, offsets)
     kernel(
-        *tensors, [to_unsigned(s) for s in seeds], grads, displacements, decay, rule, variant, streams,
-        offsets, distribution, rounding,
+        *tensors, [to_unsigned(s) for s in seeds], grads, displacements, decay, AdamRule.from_list(rule),
+        variant, streams, offsets, distribution, rounding,
     )  # fmt: skip
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import backends
-from ..random import check_seed
-from ._checks import ROUNDINGS, check_choice, check_fp32
-from ._library import define, to_signed, to_unsigned
-from ._lists import Lists, Tensors, check_lists, without_empty
+from ..call.checks import check_choice, check_fp32, check_seed
+from ..call.codes import ROUNDINGS
+from ..call.dispatch import to_signed, to_unsigned
+from ..call.lists import Lists, Tensors, check_lists, without_empty
+from ..call.rules import AdaMURule
+from ._library import define
 
 
 def adamu_probe_(
@@ -62,11 +63,11 @@ def adamu_probe_(
         >>> w, m = torch.zeros(2, 1000).unbind()
         >>> zokern.adamu_probe_([w], [m], seed=7, scale=1e-3, alpha=0.9, beta1=0.95)
     """
-    value = check_seed(seed, "seed")
-    rule = _rule(alpha, beta1)
-    numbers = (check_fp32(scale, "scale"), check_fp32(decay, "decay"))
-    check_choice(rounding, ROUNDINGS, "rounding")
-    lists = check_lists(params, out, streams, offsets, exp_avgs=exp_avgs)
+    value = check_seed("seed", seed)
+    rule = AdaMURule.of_probe(alpha, beta1)
+    numbers = (check_fp32("scale", scale), check_fp32("decay", decay))
+    check_choice("rounding", rounding, ROUNDINGS)
+    lists = check_lists(params, out, streams, offsets, {"exp_avgs": exp_avgs})
     _call("adamu_probe", lists, value, numbers, rule, rounding)
     lists.written(states=False)
 
@@ -135,44 +136,27 @@ def adamu_update_(
         >>> w, m = torch.zeros(2, 1000).unbind()
         >>> zokern.adamu_update_([w], [m], 7, grad=0.3, lr=1e-3, alpha=0.9, beta1=0.95, beta2=0.9)
     """
-    value = check_seed(seed, "seed")
-    rule = _rule(alpha, beta1)
-    if not 0.0 <= beta2 <= 1.0:
-        raise ValueError(f"beta2 must be in [0, 1], got {beta2}")
-    small = check_fp32(sigma, "sigma")
-    if small <= 0.0:
-        raise ValueError(f"sigma must be above 0 in fp32, got {sigma}")
-    rule += [check_fp32(beta2, "beta2"), check_fp32(1.0 - beta2, "beta2"), small]
-    rule.append(check_fp32(momentum_scale, "momentum_scale"))
-    check_fp32(grad, "grad"), check_fp32(lr, "lr")
+    value = check_seed("seed", seed)
+    rule = AdaMURule.of_update(alpha, beta1, beta2, sigma, momentum_scale)
+    check_fp32("grad", grad), check_fp32("lr", lr)
     numbers = (
-        check_fp32(-lr * grad, "lr * grad"),
-        check_fp32(displacement, "displacement"),
-        check_fp32(decay, "decay"),
+        check_fp32("lr * grad", -lr * grad),
+        check_fp32("displacement", displacement),
+        check_fp32("decay", decay),
     )
-    check_choice(rounding, ROUNDINGS, "rounding")
-    lists = check_lists(params, out, streams, offsets, exp_avgs=exp_avgs)
+    check_choice("rounding", rounding, ROUNDINGS)
+    lists = check_lists(params, out, streams, offsets, {"exp_avgs": exp_avgs})
     _call("adamu_update", lists, value, numbers, rule, rounding)
     lists.written()
 
 
-def _rule(alpha: float, beta1: float) -> list[float]:
-    """The constants of m_t: sqrt(alpha), sqrt(1-alpha), beta1, 1-beta1."""
-    for name, number in (("alpha", alpha), ("beta1", beta1)):
-        if not 0.0 <= number <= 1.0:
-            raise ValueError(f"{name} must be in [0, 1], got {number}")
-    roots = check_fp32(math.sqrt(alpha), "alpha"), check_fp32(math.sqrt(1.0 - alpha), "alpha")
-    return [*roots, check_fp32(beta1, "beta1"), check_fp32(1.0 - beta1, "beta1")]
-
-
 def _call(
-    op: str, lists: Lists, seed: int, numbers: tuple[float, ...], rule: list[float], rounding: str
+    op: str, lists: Lists, seed: int, numbers: tuple[float, ...], rule: AdaMURule, rounding: str
 ) -> None:
     if lists.is_empty():
         return
-    arguments = (
-        lists.states[0], to_signed(seed), *numbers, rule, lists.streams, lists.offsets, rounding
-    )  # fmt: skip
+    places = lists.streams, lists.offsets
+    arguments = (lists.states[0], to_signed(seed), *numbers, rule.as_list(), *places, rounding)
     if lists.in_place:
         getattr(torch.ops.zokern, f"{op}_")(lists.params, *arguments)
     else:
@@ -185,7 +169,7 @@ def _run(
 ) -> None:  # fmt: skip
     _, kernel = backends.select(op, params[0].device.type)
     *tensors, streams, offsets = without_empty(params, out, exp_avgs, streams, offsets)
-    kernel(*tensors, to_unsigned(seed), *numbers, rule, streams, offsets, rounding)
+    kernel(*tensors, to_unsigned(seed), *numbers, AdaMURule.from_list(rule), streams, offsets, rounding)
 
 
 def _probe_out(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from ._checks import DISTRIBUTIONS, ROUNDINGS, as_list, check_choice, check_fp32, check_seeds
-from ._library import define, to_signed, to_unsigned
-from ._lists import Tensors, check_alike, check_factors, check_lists, without_empty
+from ..call.checks import as_list, check_choice, check_factors, check_fp32, check_seeds
+from ..call.codes import DISTRIBUTIONS, ROUNDINGS
+from ..call.dispatch import to_signed, to_unsigned
+from ..call.lists import Tensors, check_alike, check_lists, without_empty
+from ._library import define
 
 
 def perturb_masked_(
@@ -66,11 +68,11 @@ def perturb_masked_(
         >>> probe = torch.empty_like(base)
         >>> zokern.perturb_masked_([base], 7, 1e-3, thresholds=0.3, out=[probe])
     """
-    seed_list = check_seeds(as_list(seeds, int))
-    scale_list = check_factors(scales, len(seed_list), "scales")
-    factor = check_fp32(decay, "decay")
-    check_choice(distribution, DISTRIBUTIONS, "distribution")
-    if check_choice(rounding, ROUNDINGS, "rounding") == "stochastic" and not seed_list:
+    seed_list = check_seeds("seeds", as_list(seeds, int))
+    scale_list = check_factors("scales", scales, len(seed_list))
+    factor = check_fp32("decay", decay)
+    check_choice("distribution", distribution, DISTRIBUTIONS)
+    if check_choice("rounding", rounding, ROUNDINGS) == "stochastic" and not seed_list:
         raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
     if (thresholds is None) == (masks is None):
         given = "neither" if masks is None else "both"
@@ -80,7 +82,7 @@ def perturb_masked_(
     limits: list[float] = []
     if masks is not None:
         mask_list = as_list(masks, Tensor)
-        check_alike(lists.params, mask_list, "masks", ("shape", "device"), (torch.bool,))
+        check_alike("masks", mask_list, lists.params, ("shape", "device"), (torch.bool,))
     else:
         limits = _limits(thresholds, len(lists.params))
     if lists.is_empty() or (not seed_list and factor == 1.0 and lists.in_place):
@@ -103,7 +105,7 @@ def _limits(thresholds: float | Sequence[float] | None, count: int) -> list[floa
     for i, value in enumerate(values):
         if not float(value) >= 0.0:
             raise ValueError(f"thresholds[{i}] must be 0 or above, got {value}")
-    return [v if v == math.inf else check_fp32(v, f"thresholds[{i}]") for i, v in enumerate(values)]
+    return [v if v == math.inf else check_fp32(f"thresholds[{i}]", v) for i, v in enumerate(values)]
 
 
 def _masked_out(

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from ..random import check_seed
-from ._checks import DISTRIBUTIONS, check_bounded, check_choice, check_tensor
-from ._library import define, to_signed, to_unsigned
+from ..call.checks import check_bounded, check_choice, check_seed, check_tensor
+from ..call.codes import DISTRIBUTIONS
+from ..call.dispatch import to_signed, to_unsigned
+from ._library import define
 
 
 def normal(
@@ -51,13 +52,13 @@ def normal(
         >>> zokern.normal(3, seed=0)
         tensor([0.2383, 1.5080, 0.0220])
     """
-    value = check_seed(seed)
-    (stream,) = check_bounded([stream], 1, 32, "stream")
-    (lane,) = check_bounded([lane], 1, 32, "lane")
-    (offset,) = check_bounded([offset], 1, 63, "offset")
-    check_choice(distribution, DISTRIBUTIONS, "distribution")
+    value = check_seed("seed", seed)
+    (stream,) = check_bounded("stream", [stream], 1, 32)
+    (lane,) = check_bounded("lane", [lane], 1, 32)
+    (offset,) = check_bounded("offset", [offset], 1, 63)
+    check_choice("distribution", distribution, DISTRIBUTIONS)
     out = torch.empty(shape, device=device, dtype=dtype)
-    check_tensor(out, "dtype")
+    check_tensor("dtype", out)
     if out.numel():
         torch.ops.zokern.normal_(out, to_signed(value), stream, lane, offset, distribution)
     return out

@@ -8,17 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from . import _prepared
-from ._checks import (
-    DISTRIBUTIONS,
-    ROUNDINGS,
-    as_list,
-    check_choice,
-    check_fp32,
-    check_seeds,
-)
-from ._library import define, to_signed, to_unsigned
-from ._lists import check_factors, check_lists, tell_autograd, without_empty
+from ..call import prepared
+from ..call.checks import as_list, check_choice, check_factors, check_fp32, check_seeds
+from ..call.codes import DISTRIBUTIONS, ROUNDINGS
+from ..call.dispatch import to_signed, to_unsigned
+from ..call.lists import check_lists, tell_autograd, without_empty
+from ._library import define
 
 
 def perturb_(
@@ -80,16 +75,18 @@ def perturb_(
         >>> zokern.perturb_(weights, seeds=7, scales=1e-3)     # probe
         >>> zokern.perturb_(weights, seeds=7, scales=-1e-3)    # and back
     """
-    seed_list = check_seeds(as_list(seeds, int))
-    scale_list = check_factors(scales, len(seed_list), "scales")
-    factor = check_fp32(decay, "decay")
-    check_choice(distribution, DISTRIBUTIONS, "distribution")
-    if check_choice(rounding, ROUNDINGS, "rounding") == "stochastic" and not seed_list:
+    seed_list = check_seeds("seeds", as_list(seeds, int))
+    scale_list = check_factors("scales", scales, len(seed_list))
+    factor = check_fp32("decay", decay)
+    check_choice("distribution", distribution, DISTRIBUTIONS)
+    if check_choice("rounding", rounding, ROUNDINGS) == "stochastic" and not seed_list:
         raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
     sources, key = as_list(params, Tensor), None
-    if out is None and not torch.compiler.is_compiling():
-        key = _prepared.key_of("perturb_", sources, streams, offsets)
-        if (ready := _prepared.find(key, sources)) is not None:
+    if out is None and not torch.compiler.is_compiling() and prepared.may_be_kept(sources):
+        device = sources[0].device.type
+        kernel = backends.select("perturb_", device)[1] if device in backends.PREFERENCE else None
+        key = prepared.key_of(kernel, sources, streams, offsets)
+        if (ready := prepared.find(key, sources)) is not None:
             if seed_list or factor != 1.0:
                 ready.run(seed_list, scale_list, factor, 0, distribution, rounding)
                 tell_autograd(sources)
@@ -104,7 +101,7 @@ def perturb_(
     else:
         torch.ops.zokern.perturb_out(lists.params, lists.out, *arguments)
     lists.written()
-    _prepared.keep(key, lists.params, lists.streams, lists.offsets)
+    prepared.keep(key, lists.params, lists.streams, lists.offsets)
 
 
 def _perturb_out(

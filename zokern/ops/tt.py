@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _tt_prepared as prepared
-from ._checks import check_choice, check_fp32, check_no_grad, check_tensor
-from ._tt_checks import ACTIVATIONS, TTLayer, TTNoise, check_cores, check_x, count_queries
-from ._tt_ops import GROUPS_CODE, adapter_layers, flat, linear_layers
-from ._tt_rows import check_out
-from .tt_plan import TTPlan, check_groups, make_plan
+from .. import backends
+from ..call import tt_prepared as prepared
+from ..call.checks import check_choice, check_fp32, check_no_grad, check_tensor
+from ..call.codes import ACTIVATIONS
+from ..call.tt_layers import TTLayer, adapter_layers, check_cores, check_x, count_queries, linear_layers
+from ..call.tt_noise import TTNoise
+from ..call.tt_plan import TTPlan, check_groups, make_plan
+from ..call.tt_rows import check_out
+from .tt_registered import GROUPS_CODE, flat
 
 _LISTS = (list, tuple)
 
@@ -44,7 +47,7 @@ def tt_halves(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
         >>> a.shape, b.shape
         (torch.Size([4, 3]), torch.Size([3, 5]))
     """
-    check_cores(cores, split, "cores", "split")
+    check_cores("cores", cores, "split", split)
     left, right = torch.ops.zokern.tt_halves(list(cores), split)
     return left, right
 
@@ -105,7 +108,7 @@ def tt_linear(
     layers = linear_layers(cores, split, bias)
     _check_call(x, layers, groups, out, noise)
     if fast:
-        ready = prepared.prepare("tt_linear", layers, tensors, "identity", 1.0, groups)
+        ready = _prepare("tt_linear", layers, tensors, "identity", 1.0, groups)
         if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
             prepared.keep(key, ready, tensors)
             return y
@@ -175,11 +178,11 @@ def tt_adapter(
         if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
             return y
     layers = adapter_layers(down, up, down_split, up_split, down_bias, up_bias)
-    check_choice(activation, ACTIVATIONS, "activation")
-    factor = check_fp32(scale, "scale")
+    check_choice("activation", activation, ACTIVATIONS)
+    factor = check_fp32("scale", scale)
     _check_call(x, layers, groups, out, noise)
     if fast:
-        ready = prepared.prepare("tt_adapter", layers, tensors, activation, factor, groups)
+        ready = _prepare("tt_adapter", layers, tensors, activation, factor, groups)
         if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
             prepared.keep(key, ready, tensors)
             return y
@@ -216,8 +219,19 @@ def tt_cost(cores: Sequence[Tensor], split: int, rows: int = 1, *, groups: int |
         >>> plan = zokern.tt_cost([torch.empty(s) for s in shapes], split=3, rows=128)
         >>> plan.groups, plan.flops(128)
     """
-    plan = check_cores(cores, split, "cores", "split").plan
+    plan = check_cores("cores", cores, "split", split).plan
     return make_plan(plan.modes, plan.ranks, plan.split, rows, groups)
+
+
+def _prepare(
+    op: str, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], activation: str, scale: float,
+    groups: int | str,
+) -> prepared.PreparedLayers | None:  # fmt: skip
+    """The prepared call of checked layers, where the CPU kernel that serves them can keep them."""
+    if not prepared.may_be_prepared(tensors):
+        return None
+    _, kernel = backends.select(op, "cpu")
+    return prepared.prepare(kernel, layers, tensors, activation, scale, groups, backends.choice)
 
 
 def _check_call(
@@ -225,7 +239,7 @@ def _check_call(
     noise: TTNoise | None,
 ) -> None:  # fmt: skip
     """Everything about a call beyond its layers."""
-    check_tensor(x, "x")
+    check_tensor("x", x)
     check_x(x, layers[0].plan, layers[0].cores[0])
     for layer in layers:
         check_groups(groups, len(layer.cores), layer.plan.split)
@@ -236,7 +250,7 @@ def _check_call(
         what = "out" if out is not None else "noise"
         tensors = [x, *(t for layer in layers for t in layer.tensors)]
         if out is not None:
-            check_no_grad([out], "out")
+            check_no_grad("out", [out])
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             raise RuntimeError(
                 f"{what} is for forward passes only, but an input requires grad and grad mode is on; "

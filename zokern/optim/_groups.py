@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from ..call.checks import check_number
+from ..call.codes import DTYPES
 
 # option: (least value, whether the least value itself is out, largest value)
 RANGES: dict[str, tuple[float, bool, float]] = {
@@ -21,35 +21,6 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "momentum": (0.0, False, 1.0),
     "sparsity": (0.0, False, 1.0),
 }
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return str(value)
-
-
-def check_number(
-    name: str,
-    value: Any,
-    low: float,
-    *,
-    above: bool = False,
-    high: float = math.inf,
-    integer: bool = False,
-) -> float:
-    """`value` as a finite number with low <= value < high (low < value where `above`)."""
-    kind = "an integer" if integer else "a number"
-    if integer and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ValueError(f"{name} must be {kind} >= {low:g}, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {kind}, got {value!r}") from None
-    if not math.isfinite(number) or number < low or (above and number == low) or number >= high:
-        bound = f"{'>' if above else '>='} {low:g}" + ("" if high == math.inf else f" and < {high:g}")
-        raise ValueError(f"{name} must be {kind} {bound}, got {value!r}")
-    return number
 
 
 def check_options(options: Mapping[str, Any], where: str = "") -> None:

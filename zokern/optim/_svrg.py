@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ._groups import check_choice, check_number
+from ..call.checks import check_choice, check_number
 from .base import Terms, ZerothOrderOptimizer
 from .engine import Trainables
 from .moves import Direction, Pass

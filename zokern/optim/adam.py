@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..call.checks import check_number
 from ..ops import adam_
-from ._groups import check_number
 from .base import ZerothOrderOptimizer
 from .dense import add_, split_moving
 from .moves import Direction, Pass, seed_of

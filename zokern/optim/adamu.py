@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..call.checks import check_number
 from ..ops import adamu_update_
-from ._groups import check_number
 from .base import ZerothOrderOptimizer
 from .dense import split_moving
 from .moves import Direction, Pass

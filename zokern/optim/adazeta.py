@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ._groups import check_number
+from ..call.checks import check_number
 from .mezo import MeZO
 from .options import Queries, renamed
 from .restore import Needs

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ._groups import check_group, check_number
+from ..call.checks import check_number
+from ._groups import check_group
 from .engine import Engine, Trainables
 from .evaluate import Batched, Evaluator, Loop, Replay
 from .perturbation import Directions

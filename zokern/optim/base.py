@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..random import check_seed, derive_seed
-from ._groups import as_groups, check_choice, check_number
+from ..call.checks import check_choice, check_number, check_seed
+from ..random import derive_seed
+from ._groups import as_groups
 from .attached import AttachedOptimizer
 from .evaluate import EVALUATIONS
 from .moves import Apply, Direction, Point
@@ -134,7 +135,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                     f"{option} needs the module, {purpose}: pass the model itself in place of its "
                     f"parameters, or module=model beside param groups"
                 )
-        self.seed = check_seed(seed)
+        self.seed = check_seed("seed", seed)
         self.lazy = bool(lazy) and evaluation == "loop"  # batched: no displacement to fuse with
         self.rounding = rounding
         self.distribution = distribution

@@ -8,12 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..reference.normal import rounding_bits
-from ..reference.perturb import STOCHASTIC
+from ..ops import add_dense_
 from .moves import Direction, Pass
 from .perturbation import Directions
-
-CHUNK = 1 << 20
 
 
 def split_moving(
@@ -32,7 +29,7 @@ def add_(
 ) -> None:
     """`target <- round(what the pass says + scale * dense)`.
 
-    For fp32 and float64 that is the pass and one `_foreach_add_`. 16-bit weights are widened one
+    For fp32 and float64 that is the pass and one `add_dense_`. 16-bit weights are widened one
     tensor at a time, so that the sum is rounded once; stochastic rounding takes the bits of `seed`, as
     `perturb_` does.
     """
@@ -40,22 +37,8 @@ def add_(
     if wide:
         part = work.part(wide)
         directions.apply(part)
-        torch._foreach_add_(part.target, [dense[n] for n in wide], alpha=scale)
+        add_dense_(part.target, [dense[n] for n in wide], scale)
     for n in sorted(set(range(len(work.source))) - set(wide)):
-        source, target = work.source[n], work.target[n]
-        value = [source.float()]
-        directions.apply(replace(work, indices=[work.indices[n]], source=value, target=value))
-        value[0].add_(dense[n], alpha=scale)
-        target.copy_(_rounded(value[0], target.dtype, rounding, seed, work.indices[n]))
-
-
-def _rounded(value: Tensor, dtype: torch.dtype, rounding: str, seed: int, stream: int) -> Tensor:
-    if rounding == "nearest":
-        return value.to(dtype)
-    flat = value.reshape(-1)
-    rounded = torch.empty_like(flat, dtype=dtype)
-    for start in range(0, flat.numel(), CHUNK):
-        piece = flat[start : start + CHUNK]
-        bits = rounding_bits(start, piece.numel(), seed, stream, value.device)
-        rounded[start : start + CHUNK] = STOCHASTIC[dtype](piece, bits)
-    return rounded.view(value.shape)
+        value, i, out = [work.source[n].float()], [work.indices[n]], [work.target[n]]
+        directions.apply(replace(work, indices=i, source=value, target=value))
+        add_dense_(value, [dense[n]], scale, rounding=rounding, seed=seed, streams=i, out=out)

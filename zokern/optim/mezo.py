@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ._groups import check_number
+from ..call.checks import check_number
 from .base import ZerothOrderOptimizer
 from .dense import add_, split_moving
 from .moves import Pass, seed_of

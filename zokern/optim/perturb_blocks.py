@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call.checks import check_choice, check_number
 from ..random import derive_seed
-from ._groups import check_choice, check_number
 from .engine import Trainables
 from .moves import Direction, Pass, Terms, seed_of
 from .perturbation import Directions, FullNoise, Owner, Perturbation

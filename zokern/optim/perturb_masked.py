@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..call.checks import check_number
 from ..ops import perturb_, perturb_masked_
-from ._groups import check_number
 from .engine import Trainables
 from .moves import Pass
 from .perturbation import Directions, Owner, Perturbation

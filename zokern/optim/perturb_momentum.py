@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from ..call.checks import check_number
 from ..ops import adamu_probe_
-from ._groups import check_number
 from .moves import Direction, Pass
 from .perturbation import Directions, Owner, Perturbation
 

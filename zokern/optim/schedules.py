@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ._groups import check_number
+from ..call.checks import check_number
 
 
 @dataclass(frozen=True)

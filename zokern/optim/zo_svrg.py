@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ._groups import check_number
+from ..call.checks import check_number
 from ._svrg import SVRG, times
 from .base import Terms
 from .options import renamed

@@ -2,14 +2,16 @@
 
 Every other backend equals these functions bit for bit (the tensor-train ops: to fp32 rounding). They
 favour being readable over being fast; work happens in pieces of `CHUNK` elements, so a large tensor
-needs little extra memory.
+needs little extra memory. `add_dense_`, the backward formulas and all of float64's tensor trains are here
+alone: the ops ask for them by the name of this backend.
 """
 
 from .adam import adam_
 from .adamu import adamu_probe_, adamu_update_
+from .add_dense import add_dense_
 from .masked import perturb_masked_
 from .perturb import normal_, perturb_
-from .tt import tt_adapter, tt_halves, tt_linear
+from .tt import adapter_backward, halves_backward, linear_backward, tt_adapter, tt_halves, tt_linear
 
 OPS = {
     "perturb_": perturb_,
@@ -21,6 +23,10 @@ OPS = {
     "tt_halves": tt_halves,
     "tt_linear": tt_linear,
     "tt_adapter": tt_adapter,
+    "add_dense_": add_dense_,
+    "tt_halves_backward": halves_backward,
+    "tt_linear_backward": linear_backward,
+    "tt_adapter_backward": adapter_backward,
 }
 
 

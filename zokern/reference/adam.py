@@ -5,32 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..call.rules import AdamRule
 from .exact import div, fma, sqrt
 from .normal import DISTRIBUTIONS
 from .perturb import decayed, pieces, plus, rounded
 
 
-def moments(g: Tensor, m: Tensor, v: Tensor, top: Tensor | None, rule: list[float], variant: str) -> Tensor:
+def moments(g: Tensor, m: Tensor, v: Tensor, top: Tensor | None, rule: AdamRule, variant: str) -> Tensor:
     """Updates the flat fp32 state in place; the direction of the step."""
-    beta1, rest1, beta2, rest2, _, root_scale, eps, _ = rule
-    m.copy_(fma(beta1, m, rest1 * g))
+    m.copy_(fma(rule.beta1, m, rule.rest1 * g))
     if variant == "adamax":
-        old, new = beta2 * v, g.abs() + eps
+        old, new = rule.beta2 * v, g.abs() + rule.eps
         return div(m, v.copy_(torch.where(old > new, old, new)))
-    v.copy_(fma(beta2, v, (rest2 * g) * g))
+    v.copy_(fma(rule.beta2, v, (rule.rest2 * g) * g))
     if top is not None:
         v = top.copy_(torch.where(top > v, top, v))
-    return div(m, fma(root_scale, sqrt(v), eps))
+    return div(m, fma(rule.root_scale, sqrt(v), rule.eps))
 
 
 def adam_(
     params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
     max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
-    decay: float, rule: list[float], variant: str, streams: list[int], offsets: list[int],
+    decay: float, rule: AdamRule, variant: str, streams: list[int], offsets: list[int],
     distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.adam`."""
-    step_size, l2 = rule[4], rule[7]
     for i, (source, target, stream) in enumerate(zip(params, out, streams)):
         states = [s[i] for s in (exp_avgs, exp_avg_sqs, max_exp_avg_sqs) if s]
         for first, (s, t, *state) in pieces(source, target, *states):
@@ -41,10 +40,10 @@ def adam_(
                 z = DISTRIBUTIONS[distribution](at, s.numel(), seed, stream, 0, s.device)
                 value = plus(value, displacement, z)
                 g = fma(grad, z, g)
-            g = fma(l2, value.float(), g) if l2 else g
+            g = fma(rule.l2, value.float(), g) if rule.l2 else g
             flat = [x.reshape(-1).clone() for x in state]
             direction = moments(g, flat[0], flat[1], flat[2] if state[2:] else None, rule, variant)
-            value = plus(value, -step_size, direction)
+            value = plus(value, -rule.step_size, direction)
             for x, new in zip(state, flat):
                 x.copy_(new.view(x.shape))
             t.copy_(rounded(value, s.dtype, at, seeds[0], stream, rounding).view(t.shape))

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops._tt_checks import FIXED, TTLayer, TTNoise
+from ..call.tt_layers import TTLayer
+from ..call.tt_noise import FIXED, TTNoise
 from .perturb import perturb_
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -1,56 +1,94 @@
 """Prepared calls: the checks of a layer done once, for as long as its tensors stay what they are.
 
-At one row the kernel of an adapter takes 4 us, a quarter of what checking its twelve cores does. A
-`Prepared` keeps what the checks found. Before each run it makes sure, in 2 us, that this still holds:
+At one row the kernel of an adapter takes 4 us, a quarter of what checking its twelve cores does.
+`PreparedLayers` keeps what the checks found. Before each run it makes sure, in 2 us, that this still holds:
 the same tensors (by identity, the cache's key), at the same addresses, no autograd, no dispatch mode,
-the same backend asked for. If anything differs it declines, and the call takes the way with all checks.
+the same backend asked for. If anything differs it returns None, and the caller checks everything again.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import backends
-from ._library import PLAIN, observed
-from ._tt_checks import TTLayer, TTNoise, check_x, count_queries
-from ._tt_rows import check_out, through_rows
-from .tt_plan import make_plan
+from .codes import DTYPE
+from .dispatch import PLAIN, observed
+from .tt_layers import TTLayer, check_x, count_queries
+from .tt_noise import TTNoise
+from .tt_plan import TTPlan, make_plan
+from .tt_rows import check_out, through_rows
 
-CACHE: dict[tuple, Prepared] = {}
 MAX_LAYERS = 4096  # remembered in CACHE
 MAX_ROWS = 1024  # remembered row counts of one layer
 
-_DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_DTYPE = {dtype: code for dtype, code in DTYPE.items() if dtype != torch.float64}  # of x
 _data_ptr = Tensor.data_ptr
 _grad_enabled = torch.is_grad_enabled
 _threads = torch.get_num_threads
-_requested = backends._choice.get
 
 
-class Prepared:
-    """A linear layer, or an adapter's two, checked and bound to the CPU kernels.
+class BoundLayers(Protocol):
+    """A linear layer, or an adapter's two, with their addresses, as a CPU backend keeps them."""
+
+    def call(self, plans: Sequence[TTPlan], offsets: Sequence[int]) -> Any:
+        """A call with these plans, and these offsets of a noise (none: no noise).
+
+        Its `run(x, y, rows, dtype, threads)` takes the addresses of dense rows and a code of `codes.DTYPE`."""
+
+    def run_strided(
+        self, call: Any, x: Tensor, out: Tensor, queries: int | None, noise: TTNoise | None
+    ) -> None:
+        """Runs a call on matrices of rows."""
+
+    def new_rows(self, x: Tensor, width: int) -> Tensor:
+        """An empty y for x: the same leading sizes and dtype."""
+
+
+@dataclass(frozen=True)
+class LayersKernel:
+    """A backend's tensor-train op that can keep its layers bound.
+
+    Args:
+        bind: (layers, activation, scale) to `BoundLayers`. It keeps no tensor alive.
+        run: the backend entry, which binds anew in every call.
+    """
+
+    bind: Callable[..., BoundLayers]
+    run: Callable[..., None]
+
+    def __call__(self, *arguments: object) -> None:
+        self.run(*arguments)
+
+
+class PreparedLayers:
+    """A linear layer, or an adapter's two, checked and bound to a CPU backend.
 
     Holds no tensor: the caller passes the layer's tensors to every call, in one order.
+
+    Args:
+        bound: the layers, by their kernel.
+        layers: as checked.
+        tensors: the layers' tensors, in the order of every later call.
+        groups: as asked for.
+        choice: gives what `use_backend` asks for at present, to compare by identity.
     """
 
     def __init__(
-        self, layers: tuple[TTLayer, ...], pointers: list[int], activation: str, scale: float,
-        groups: int | str,
+        self, bound: BoundLayers, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], groups: int | str,
+        choice: Callable[[], object],
     ) -> None:  # fmt: skip
-        from ..native import cpu, tt
-
-        self._native = tt
-        self._packed = [tt.pack_layer(layer) for layer in layers]
+        self._bound, self._new_rows = bound, bound.new_rows
         self._plans = [layer.plan for layer in layers]
-        self._count = sum(len(layer.tensors) for layer in layers)
+        self._count = len(tensors)
         self._queries = layers[0].queries
-        self._arguments = (tt.ACTIVATION[activation], scale, backends.ISAS.index(cpu.current_isa()))
-        self._groups, self._pointers, self._asked = groups, pointers, _requested()
+        self._groups = groups
+        self._pointers = [*map(_data_ptr, tensors)]
+        self._choice, self._asked = choice, choice()
         self._in = (layers[0].plan.in_features,)
         self._out = layers[-1].plan.out_features
         self._same_size = len(layers) == 2
@@ -65,17 +103,16 @@ class Prepared:
         if call is None:
             if len(self._calls) >= 64:
                 self._calls.clear()
-            call = self._native.make_call(self._packed, plans, offsets, *self._arguments)
-            self._calls[plans, offsets] = call
+            call = self._calls[plans, offsets] = self._bound.call(plans, offsets)
         return call
 
     def __call__(
         self, x: Tensor, tensors: Sequence[Tensor], out: Tensor | None, noise: TTNoise | None
     ) -> Tensor | None:
-        """y, or None where this path cannot answer for the call."""
+        """y; None: check everything again."""
         if (
             type(x) not in PLAIN
-            or _requested() is not self._asked
+            or self._choice() is not self._asked
             or [*map(_data_ptr, tensors)] != self._pointers
             or observed()
             or not x.is_cpu
@@ -90,7 +127,7 @@ class Prepared:
             return self._general(x, tensors[0], out, noise)
         rows = x.numel() // self._in[0]
         if out is None:
-            y = self._native.new_rows(x, self._out)
+            y = self._new_rows(x, self._out)
         elif out is x and self._same_size:
             y = x
         elif self._apart(x, out):
@@ -108,7 +145,7 @@ class Prepared:
         return y
 
     def _apart(self, x: Tensor, out: Tensor) -> bool:
-        """`out` is plainly as y would be, in other memory than x."""
+        """Whether `out` is dense, of y's shape and dtype, and shares no memory with x."""
         if (
             type(out) not in PLAIN
             or out.dtype is not x.dtype
@@ -130,36 +167,40 @@ class Prepared:
             check_out(out, x, self._out)
             if _grad_enabled() and out.requires_grad:
                 return None
-        y = self._native.new_rows(x, self._out) if out is None else out
+        y = self._new_rows(x, self._out) if out is None else out
         rows = x.numel() // self._in[0]
         if rows:
             call = self._call(rows // (queries or 1), () if noise is None else noise.positions)
-            run = self._native.run_strided
+            run = self._bound.run_strided
             through_rows(x, y, lambda a, b: run(call, a, b, queries, noise))
         if out is not None and not out.is_inference():
             torch.autograd.graph.increment_version(out)
         return y
 
 
+CACHE: dict[tuple, PreparedLayers] = {}
+
+
+def may_be_prepared(tensors: Sequence[Tensor]) -> bool:
+    """Whether nothing but a CPU kernel is to see a call of these cores and biases."""
+    return not observed() and all(type(t) in PLAIN and t.is_cpu and t.dtype == torch.float32 for t in tensors)
+
+
 def prepare(
-    op: str, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], activation: str, scale: float,
-    groups: int | str,
-) -> Prepared | None:  # fmt: skip
-    """The prepared call of checked layers, or None where another backend serves them or a core is
-    not dense."""
-    if observed():
-        return None
-    for tensor in tensors:
-        if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.dtype != torch.float32:
-            return None
-    if backends.select(op, "cpu")[0] != "cpu":
+    kernel: object, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], activation: str, scale: float,
+    groups: int | str, choice: Callable[[], object],
+) -> PreparedLayers | None:  # fmt: skip
+    """The prepared call of checked layers whose tensors `may_be_prepared`.
+
+    None: the kernel binds no layers, or a core is not dense."""
+    if not isinstance(kernel, LayersKernel):
         return None
     if any(copy is not t for layer in layers for copy, t in zip(layer.dense(), layer.tensors)):
         return None
-    return Prepared(layers, [*map(_data_ptr, tensors)], activation, scale, groups)
+    return PreparedLayers(kernel.bind(layers, activation, scale), layers, tensors, groups, choice)
 
 
-def keep(key: tuple, ready: Prepared, tensors: Sequence[Tensor]) -> None:
+def keep(key: tuple, ready: PreparedLayers, tensors: Sequence[Tensor]) -> None:
     """Remembers `ready` until one of its tensors dies (their identities, the key, may be reused)."""
     if len(CACHE) >= MAX_LAYERS:
         CACHE.clear()

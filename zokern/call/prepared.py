@@ -2,22 +2,20 @@
 
 Checking and packing 148 tensors takes 0.4 ms (benchmarks/bench_calls.py). A list met for the second time is
 kept as the backend takes it, under its addresses and places in the stream. Each later call compares what the
-checks rest on, sizes, dtypes and density, and takes the long way if anything differs, or if a mode, a
-transform, a tracer or a profiler is to see the op.
+checks rest on: sizes, dtypes and density. If any of it differs, or if a mode, a transform, a tracer or a
+profiler is to see the op, the list is checked and packed again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import backends
-from ..native._pack import ListKernel
-from ._library import PLAIN, observed
+from .dispatch import PLAIN, observed
 
 MAX_LISTS = 512  # remembered
 
@@ -31,8 +29,30 @@ _profiling = torch.autograd._profiler_enabled
 Key = tuple[Any, ...]
 
 
+@dataclass(frozen=True, eq=False)  # a key of the cache: by identity
+class ListKernel:
+    """A backend's `perturb_` that takes a list as it was bound by an earlier call.
+
+    Args:
+        bind: (params, out, streams, offsets) to what `run` takes: addresses, sizes and places. It keeps no
+            tensor alive.
+        run: (bound list, device, seeds, scales, decay, lane, distribution, rounding).
+    """
+
+    bind: Callable[..., Any]
+    run: Callable[..., None]
+
+    def __call__(
+        self, params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
+        streams: list[int], offsets: list[int], distribution: str, rounding: str,
+    ) -> None:  # fmt: skip
+        """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
+        bound = self.bind(params, out, streams, offsets)
+        self.run(bound, params[0].device, seeds, scales, decay, 0, distribution, rounding)
+
+
 @dataclass(frozen=True)
-class Prepared:
+class PreparedList:
     """A list of dense tensors, none of them empty, bound to be written in place."""
 
     kernel: ListKernel
@@ -42,6 +62,7 @@ class Prepared:
     dtypes: list[torch.dtype]
 
     def holds(self, tensors: list[Tensor]) -> bool:
+        """Whether all that the checks found is still so."""
         return (
             [*map(_numel, tensors)] == self.sizes
             and [*map(_dtype, tensors)] == self.dtypes
@@ -52,27 +73,30 @@ class Prepared:
         self.kernel.run(self.bound, self.device, *arguments)
 
 
-CACHE: dict[Key, Prepared | None] = {}  # None: met once
+CACHE: dict[Key, PreparedList | None] = {}  # None: met once
+
+
+def may_be_kept(tensors: list[Tensor]) -> bool:
+    """Whether nothing but the kernel is to see a call in place on these tensors."""
+    if not tensors or not _PLAIN.issuperset(map(type, tensors)):
+        return False
+    if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
+        return False
+    return not (observed() or _profiling())
 
 
 def key_of(
-    op: str, tensors: list[Tensor], streams: Sequence[int] | None, offsets: Sequence[int] | None
+    kernel: object, tensors: list[Tensor], streams: Sequence[int] | None, offsets: Sequence[int] | None
 ) -> Key | None:
-    """(kernel, places, addresses) of a call in place; None where it must go the long way."""
-    if not tensors or not _PLAIN.issuperset(map(type, tensors)):
-        return None
-    if torch.is_grad_enabled() and any(map(_requires_grad, tensors)):
-        return None
-    if observed() or _profiling():
-        return None
-    device = tensors[0].device.type
-    kernel = backends.select(op, device)[1] if device in backends.PREFERENCE else None
+    """(kernel, places, addresses) of a call in place on tensors that may be kept.
+
+    None: check and pack, and keep nothing."""
     if not isinstance(kernel, ListKernel):
         return None
     places: list[tuple[int, ...] | None] = []
     for given in (streams, offsets):
         if given is not None and (type(given) not in _SEQUENCES or not {int}.issuperset(map(type, given))):
-            return None  # an iterator is read once; 1.0 would find what 1 left
+            return None  # an iterator is read once, and 1.0 would find the list kept for 1
         places.append(None if given is None else tuple(given))
     try:
         return (kernel, *places, *map(_data_ptr, tensors))
@@ -80,7 +104,7 @@ def key_of(
         return None
 
 
-def find(key: Key | None, tensors: list[Tensor]) -> Prepared | None:
+def find(key: Key | None, tensors: list[Tensor]) -> PreparedList | None:
     """What is kept under `key`, if it holds for these tensors."""
     ready = None if key is None else CACHE.get(key)
     return ready if ready is not None and ready.holds(tensors) else None
@@ -98,4 +122,4 @@ def keep(key: Key | None, tensors: list[Tensor], streams: list[int], offsets: li
         return
     bound = key[0].bind(tensors, tensors, streams, offsets)
     sizes, dtypes = [*map(_numel, tensors)], [*map(_dtype, tensors)]
-    CACHE[key] = Prepared(key[0], bound, tensors[0].device, sizes, dtypes)
+    CACHE[key] = PreparedList(key[0], bound, tensors[0].device, sizes, dtypes)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ops._tt_checks import ACTIVATIONS, FIXED, TTLayer
-from ..ops.tt_plan import TTPlan
+from ..call.codes import DISTRIBUTION
+from ..call.tt_layers import TTLayer
+from ..call.tt_noise import FIXED, TTNoise
+from ..call.tt_plan import TTPlan
 
-ACTIVATION = {name: i for i, name in enumerate(ACTIVATIONS)}
 _FIXED_WORD = (1 << 64) - 1  # ZK_TT_FIXED
 
 
@@ -23,9 +24,7 @@ def pack_layer(layer: TTLayer) -> tuple:
     )
 
 
-def layer_tuples(
-    packed: Sequence[tuple], plans: Sequence[TTPlan], offsets: Sequence[int]
-) -> list[tuple]:  # fmt: skip
+def layer_tuples(packed: Sequence[tuple], plans: Sequence[TTPlan], offsets: Sequence[int]) -> list[tuple]:
     """Layers as the bindings take them; `offsets` are those of a noise, or none."""
     words = [offset if offset != FIXED else _FIXED_WORD for offset in offsets]
     layers, first = [], 0
@@ -35,3 +34,10 @@ def layer_tuples(
         layers.append((*shape, *pointers, words[first : first + count]))
         first += count
     return layers
+
+
+def pack_noise(noise: TTNoise | None) -> tuple:
+    """(seeds, scales, stream, distribution); no seeds: no noise."""
+    if noise is None:
+        return (), (), 0, 0
+    return noise.seeds, noise.scales, noise.stream, DISTRIBUTION[noise.distribution]

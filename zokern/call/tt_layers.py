@@ -1,4 +1,4 @@
-"""What a tensor-train call is given, checked and normalised: layers, queries, noise."""
+"""Tensor-train layers as a call is given them, checked and normalised, and how x fits them."""
 
 from __future__ import annotations
 
@@ -8,80 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..random import check_seed
-from ._checks import DISTRIBUTIONS, check_choice, check_fp32, check_tensor
+from .checks import check_tensor
+from .tt_noise import TTNoise
 from .tt_plan import TTPlan, gpu_plan, make_plan
 
-ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh")
 CORE_DTYPES = (torch.float32, torch.float64)
-FIXED = -1  # offset of a core or bias that the noise leaves alone
-
-
-@dataclass(frozen=True)
-class TTNoise:
-    """Perturbed copies of a layer's cores and biases, generated inside the call.
-
-    Query p computes with ``fma(scales[p], z(seeds[p], stream, offset + i), value)`` in place of each
-    stored value, bit for bit what `zokern.perturb_` would have written; nothing is written.
-
-    Args:
-        seeds: one 64-bit seed a query.
-        scales: one factor a query (+eps, -eps, ...), rounded to fp32.
-        offsets: where each core, then the bias if there is one, begins in the stream; an adapter's
-            are those of `down` followed by those of `up`. None leaves that tensor unperturbed.
-        stream: ordinal of the buffer that the cores are views of.
-        distribution: "gaussian" or "rademacher".
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong type or out of range; it is named.
-
-    Example:
-        >>> noise = zokern.TTNoise(seeds=[7, 7], scales=[1e-3, -1e-3], offsets=[0, 80, 480, 880])
-    """
-
-    seeds: Sequence[int]
-    scales: Sequence[float]
-    offsets: Sequence[int | None]
-    stream: int = 0
-    distribution: str = "gaussian"
-
-    def __post_init__(self) -> None:
-        def keep(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
-        keep("seeds", tuple(check_seed(s, f"noise.seeds[{k}]") for k, s in enumerate(self.seeds)))
-        scales = (check_fp32(s, f"noise.scales[{k}]") for k, s in enumerate(self.scales))
-        keep("scales", tuple(scales))
-        if not self.seeds:
-            raise ValueError("noise.seeds must name at least one query, got []")
-        if len(self.seeds) != len(self.scales):
-            raise ValueError(f"noise.scales has {len(self.scales)} entries for {len(self.seeds)} seeds")
-        keep("stream", check_seed(self.stream, "noise.stream"))
-        if self.stream >= 1 << 32:
-            raise ValueError(f"noise.stream must be in [0, 2**32), got {self.stream}")
-        keep("offsets", _check_offsets(self.offsets))
-        check_choice(self.distribution, DISTRIBUTIONS, "noise.distribution")
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The offsets, with `FIXED` for None."""
-        return self.offsets  # type: ignore[return-value]
-
-    def at(self, offsets: Sequence[int | None]) -> TTNoise:
-        """The same noise for a layer whose tensors begin at `offsets`."""
-        other = object.__new__(TTNoise)
-        other.__dict__.update(self.__dict__, offsets=_check_offsets(offsets))
-        return other
-
-
-def _check_offsets(offsets: Sequence[int | None]) -> tuple[int, ...]:
-    checked = []
-    for i, offset in enumerate(offsets):
-        value = FIXED if offset is None or offset == FIXED else check_seed(offset, f"noise.offsets[{i}]")
-        if value >= 1 << 62:
-            raise ValueError(f"noise.offsets[{i}] must be in [0, 2**62), got {value}")
-        checked.append(value)
-    return tuple(checked)
 
 
 @dataclass(frozen=True)
@@ -138,7 +69,7 @@ class TTLayer:
         return replace(self, plan=make_plan(p.modes, p.ranks, p.split, rows, groups), groups=groups)
 
 
-def check_cores(cores: Sequence[Tensor], split: int | None, name: str, split_name: str) -> TTLayer:
+def check_cores(name: str, cores: Sequence[Tensor], split_name: str, split: int | None) -> TTLayer:
     """The layer of `cores`, with its bipartite plan.
 
     Raises:
@@ -151,7 +82,7 @@ def check_cores(cores: Sequence[Tensor], split: int | None, name: str, split_nam
     if len(cores) < 2:
         raise ValueError(f"{name} must have at least 2 cores, one a side, got {len(cores)}")
     for i, core in enumerate(cores):
-        check_tensor(core, f"{name}[{i}]")
+        check_tensor(f"{name}[{i}]", core)
         if core.dtype not in CORE_DTYPES or core.dtype != cores[0].dtype:
             raise TypeError(
                 f"{name}[{i}] has dtype {core.dtype}; cores are float32 (or all float64), whatever x's"
@@ -187,10 +118,10 @@ def check_cores(cores: Sequence[Tensor], split: int | None, name: str, split_nam
     return TTLayer(cores, None, cores[0].dim() == 4, plan)
 
 
-def with_bias(layer: TTLayer, bias: Tensor | None, name: str) -> TTLayer:
+def with_bias(layer: TTLayer, name: str, bias: Tensor | None) -> TTLayer:
     if bias is None:
         return layer
-    check_tensor(bias, name)
+    check_tensor(name, bias)
     first = layer.cores[0]
     if bias.dtype != first.dtype:
         raise TypeError(f"{name} has dtype {bias.dtype}, the cores {first.dtype}")
@@ -203,9 +134,37 @@ def with_bias(layer: TTLayer, bias: Tensor | None, name: str) -> TTLayer:
     return replace(layer, bias=bias)
 
 
+def linear_layers(cores: Sequence[Tensor], split: int | None, bias: Tensor | None) -> tuple[TTLayer, ...]:
+    return (with_bias(check_cores("cores", cores, "split", split), "bias", bias),)
+
+
+def adapter_layers(
+    down: Sequence[Tensor], up: Sequence[Tensor], down_split: int | None, up_split: int | None,
+    down_bias: Tensor | None, up_bias: Tensor | None,
+) -> tuple[TTLayer, ...]:  # fmt: skip
+    first = with_bias(check_cores("down", down, "down_split", down_split), "down_bias", down_bias)
+    second = with_bias(check_cores("up", up, "up_split", up_split), "up_bias", up_bias)
+    (hidden, narrow), (taken, given) = (
+        (layer.plan.in_features, layer.plan.out_features) for layer in (first, second)
+    )
+    if narrow != taken:
+        raise ValueError(f"up takes {taken} features, down gives {narrow}")
+    if given != hidden:
+        raise ValueError(f"up gives {given} features, the residual has {hidden}")
+    if first.queries != second.queries:
+        raise ValueError(
+            f"up holds {second.queries or 'no'} queries, down {first.queries or 'none'}; "
+            f"both need the same query dimension, or neither"
+        )
+    a, b = first.cores[0], second.cores[0]
+    if a.dtype != b.dtype or a.device != b.device:
+        raise ValueError(f"up is {b.dtype} on {b.device}, down {a.dtype} on {a.device}")
+    return first, second
+
+
 def check_x(x: Tensor, plan: TTPlan, first: Tensor) -> None:
     """x fits a layer of this plan whose first core is `first`."""
-    check_tensor(x, "x")
+    check_tensor("x", x)
     if (x.dtype == torch.float64) != (first.dtype == torch.float64):
         raise TypeError(f"x has dtype {x.dtype} and the cores {first.dtype}; float64 goes with float64")
     if x.device != first.device:

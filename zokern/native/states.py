@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._pack import pack_adam, pack_masked, pack_probe, pack_update, pack_with_states
+from ..call.rules import AdamRule, AdaMURule
+from ._lists import pack_adam, pack_adamu, pack_masked, pack_with_states
 
 Kernel = Callable[..., None]
 
@@ -32,7 +33,7 @@ def state_ops(
     def adam_(
         params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
         max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
-        decay: float, rule: list[float], variant: str, streams: list[int], offsets: list[int],
+        decay: float, rule: AdamRule, variant: str, streams: list[int], offsets: list[int],
         distribution: str, rounding: str,
     ) -> None:  # fmt: skip
         """Backend entry; arguments as checked and normalised by `zokern.ops.adam`."""
@@ -42,20 +43,21 @@ def state_ops(
 
     def adamu_probe_(
         params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-        decay: float, rule: list[float], streams: list[int], offsets: list[int], rounding: str,
+        decay: float, rule: AdaMURule, streams: list[int], offsets: list[int], rounding: str,
     ) -> None:  # fmt: skip
         """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
         lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-        adamu(*lists, pack_probe(seed, scale, decay, rule, rounding), *machine(params[0].device))
+        move = pack_adamu(seed, scale, 0.0, decay, rule, False, rounding)
+        adamu(*lists, move, *machine(params[0].device))
 
     def adamu_update_(
         params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-        displacement: float, decay: float, rule: list[float], streams: list[int], offsets: list[int],
+        displacement: float, decay: float, rule: AdaMURule, streams: list[int], offsets: list[int],
         rounding: str,
     ) -> None:  # fmt: skip
         """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
         lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-        move = pack_update(seed, scale, displacement, decay, rule, rounding)
+        move = pack_adamu(seed, scale, displacement, decay, rule, True, rounding)
         adamu(*lists, move, *machine(params[0].device))
 
     return {

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
+
+from ..call.codes import DISTRIBUTION, DTYPE, ROUNDING, VARIANT
+from ..call.rules import AdamRule, AdaMURule
 
 if TYPE_CHECKING:
     from .._C import TensorList
 
-DTYPE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-DISTRIBUTION = {"gaussian": 0, "rademacher": 1}
-ROUNDING = {"nearest": 0, "stochastic": 1}
-
 Packed = tuple[int, int, int, int, int, int, list[int], list[int], list[int]]
 PackedState = tuple[int, list[int]]
-VARIANT = {"adam": 0, "adamax": 1, "adamm": 2}
 
 
 def pack(source: Tensor | None, target: Tensor, stream: int, offset: int, dense: bool = True) -> Packed:
@@ -39,27 +34,11 @@ def pack_list(
     return [pack(p, o, s, f) for p, o, s, f in zip(params, out, streams, offsets)]
 
 
-@dataclass(frozen=True)
-class ListKernel:
-    """`perturb_` of a native backend; `run` takes the list as `bind` gives it, and its device. The other
-    arguments are as checked and normalised by `zokern.ops.perturb`."""
+def bind_list(params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]) -> TensorList:
+    """Addresses, sizes and places; it keeps no tensor alive."""
+    from .. import _C
 
-    run: Callable[..., None]
-
-    def bind(
-        self, params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]
-    ) -> TensorList:
-        """Addresses, sizes and places; it keeps no tensor alive."""
-        from .. import _C
-
-        return _C.TensorList(pack_list(params, out, streams, offsets))
-
-    def __call__(
-        self, params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
-        streams: list[int], offsets: list[int], distribution: str, rounding: str,
-    ) -> None:  # fmt: skip
-        bound = self.bind(params, out, streams, offsets)
-        self.run(bound, params[0].device, seeds, scales, decay, 0, distribution, rounding)
+    return _C.TensorList(pack_list(params, out, streams, offsets))
 
 
 def pack_with_states(
@@ -82,18 +61,14 @@ def pack_masked(
 
 
 def pack_adam(
-    seeds: list[int], grads: list[float], displacements: list[float], decay: float, rule: list[float],
+    seeds: list[int], grads: list[float], displacements: list[float], decay: float, rule: AdamRule,
     variant: str, distribution: str, rounding: str,
 ) -> tuple[object, ...]:  # fmt: skip
-    numbers = (seeds, grads, displacements, decay, rule)
+    numbers = (seeds, grads, displacements, decay, rule.as_list())
     return *numbers, VARIANT[variant], DISTRIBUTION[distribution], ROUNDING[rounding]
 
 
-def pack_probe(seed: int, scale: float, decay: float, rule: list[float], rounding: str) -> tuple[object, ...]:
-    return seed, scale, 0.0, decay, [*rule, 0.0, 0.0, 1.0, 1.0], False, ROUNDING[rounding]
-
-
-def pack_update(
-    seed: int, scale: float, displacement: float, decay: float, rule: list[float], rounding: str
+def pack_adamu(
+    seed: int, scale: float, displacement: float, decay: float, rule: AdaMURule, update: bool, rounding: str
 ) -> tuple[object, ...]:
-    return seed, scale, displacement, decay, rule, True, ROUNDING[rounding]
+    return seed, scale, displacement, decay, rule.as_list(), update, ROUNDING[rounding]

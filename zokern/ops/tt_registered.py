@@ -1,49 +1,26 @@
-"""The tensor-train ops of `torch.ops.zokern`: schemas, fakes, and the way to a backend's kernel."""
+"""The tensor-train ops of `torch.ops.zokern`: schemas, fakes, the way to a backend's kernel, and backward.
+
+Backward recomputes the halves and keeps x, cores and biases only. Its formulas are the reference's,
+whatever backend served forward.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import backends
-from . import _tt_autograd
-from ._library import define, to_signed, to_unsigned
-from ._tt_checks import TTLayer, TTNoise, check_cores, count_queries, with_bias
-from ._tt_rows import through_rows
+from ..call.dispatch import to_signed, to_unsigned
+from ..call.tt_layers import TTLayer, adapter_layers, check_cores, count_queries, linear_layers
+from ..call.tt_noise import TTNoise
+from ..call.tt_rows import through_rows
+from ._library import LIBRARY, define
 
 GROUPS_CODE: dict[int | str, int] = {"auto": 0, 2: 2, 3: 3, 4: 4}
 _GROUPS_NAME: dict[int, int | str] = {code: name for name, code in GROUPS_CODE.items()}
-
-
-def linear_layers(cores: Sequence[Tensor], split: int | None, bias: Tensor | None) -> tuple[TTLayer, ...]:
-    return (with_bias(check_cores(cores, split, "cores", "split"), bias, "bias"),)
-
-
-def adapter_layers(
-    down: Sequence[Tensor], up: Sequence[Tensor], down_split: int | None, up_split: int | None,
-    down_bias: Tensor | None, up_bias: Tensor | None,
-) -> tuple[TTLayer, ...]:  # fmt: skip
-    first = with_bias(check_cores(down, down_split, "down", "down_split"), down_bias, "down_bias")
-    second = with_bias(check_cores(up, up_split, "up", "up_split"), up_bias, "up_bias")
-    (hidden, narrow), (taken, given) = (
-        (layer.plan.in_features, layer.plan.out_features) for layer in (first, second)
-    )
-    if narrow != taken:
-        raise ValueError(f"up takes {taken} features, down gives {narrow}")
-    if given != hidden:
-        raise ValueError(f"up gives {given} features, the residual has {hidden}")
-    if first.queries != second.queries:
-        raise ValueError(
-            f"up holds {second.queries or 'no'} queries, down {first.queries or 'none'}; "
-            f"both need the same query dimension, or neither"
-        )
-    a, b = first.cores[0], second.cores[0]
-    if a.dtype != b.dtype or a.device != b.device:
-        raise ValueError(f"up is {b.dtype} on {b.device}, down {a.dtype} on {a.device}")
-    return first, second
 
 
 def flat(noise: TTNoise | None) -> tuple:
@@ -62,7 +39,7 @@ def make_noise(
     return TTNoise([to_unsigned(seed) for seed in seeds], scales, offsets, stream, distribution)
 
 
-def _kernel(op: str, layer: TTLayer):  # type: ignore[no-untyped-def]
+def _kernel(op: str, layer: TTLayer) -> Callable[..., Any]:
     """The function that serves; float64 is the reference's."""
     first = layer.cores[0]
     if first.dtype != torch.float64:
@@ -72,9 +49,12 @@ def _kernel(op: str, layer: TTLayer):  # type: ignore[no-untyped-def]
         raise backends.BackendUnavailable(
             f"backend {asked!r} was asked for but takes float32 cores only, got float64"
         )
-    from ..reference import tt as reference
+    return _reference(op, first)
 
-    return getattr(reference, op)
+
+def _reference(op: str, tensor: Tensor) -> Callable[..., Any]:
+    """The reference's function."""
+    return backends.select(op, tensor.device.type, "reference")[1]
 
 
 def _run(
@@ -95,14 +75,14 @@ def _run(
 
 
 def _halves(cores: list[Tensor], split: int) -> tuple[Tensor, Tensor]:
-    layer = check_cores(cores, split, "cores", "split")
+    layer = check_cores("cores", cores, "split", split)
     left, right = _halves_fake(cores, split)
     _kernel("tt_halves", layer)(layer, left, right)
     return left, right
 
 
 def _halves_fake(cores: list[Tensor], split: int) -> tuple[Tensor, Tensor]:
-    plan = check_cores(cores, split, "cores", "split").plan
+    plan = check_cores("cores", cores, "split", split).plan
     lead = cores[0].shape[:-3]
     first = cores[0]
     return (
@@ -168,4 +148,73 @@ define(f"tt_linear_out(Tensor x, {_LINEAR}, Tensor(a!) out) -> ()", _linear_out,
 define(f"tt_adapter(Tensor x, {_ADAPTER}) -> Tensor", _adapter, _adapter_fake)
 define(f"tt_adapter_out(Tensor x, {_ADAPTER}, Tensor(a!) out) -> ()", _adapter_out, lambda *_: None)
 define(f"tt_adapter_(Tensor(a!) x, {_ADAPTER}) -> ()", _adapter_, lambda *_: None)
-_tt_autograd.register()
+
+
+# groups, seeds, scales, offsets, stream, distribution; PyTorch takes an empty list for one of tensors
+_NO_GRADS: tuple = (None, [], [], [], None, None)
+
+
+def _matrix(x: Tensor, layer: TTLayer) -> Tensor:
+    """x in the cores' dtype as `[rows, n]`, or `[P, rows, n]` where the cores have queries."""
+    rows = x.reshape(-1, x.shape[-1]).to(layer.cores[0].dtype)
+    return rows if layer.queries is None else rows.unflatten(0, (layer.queries, -1))
+
+
+def _refuse_noise(seeds: list[int]) -> None:
+    if seeds:
+        raise RuntimeError("noise is for forward passes only; call under torch.no_grad()")
+
+
+def _halves_setup(ctx: Any, inputs: tuple, output: Any) -> None:
+    cores, ctx.split = inputs
+    ctx.save_for_backward(*cores)
+
+
+def _halves_backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple:
+    layer = check_cores("cores", ctx.saved_tensors, "split", ctx.split)
+    return _reference("tt_halves_backward", grad_a)(layer, grad_a, grad_b), None
+
+
+def _linear_setup(ctx: Any, inputs: tuple, output: Any) -> None:
+    x, cores, bias, ctx.split, _, seeds, *_ = inputs
+    _refuse_noise(seeds)
+    ctx.save_for_backward(x, bias, *cores)
+
+
+def _linear_backward(ctx: Any, grad: Tensor) -> tuple:
+    x, bias, *cores = ctx.saved_tensors
+    (layer,) = linear_layers(cores, ctx.split, bias)
+    backward = _reference("tt_linear_backward", x)
+    grad_x, grads, grad_bias = backward(_matrix(x, layer), layer, _matrix(grad, layer))
+    return grad_x.reshape(x.shape).to(x.dtype), grads, grad_bias, None, *_NO_GRADS
+
+
+def _adapter_setup(ctx: Any, inputs: tuple, output: Any) -> None:
+    x, down, up, down_bias, up_bias, *ctx.splits = inputs[:7]
+    ctx.activation, ctx.scale, seeds = inputs[7], inputs[8], inputs[10]
+    _refuse_noise(seeds)
+    ctx.count = len(down)
+    ctx.save_for_backward(x, down_bias, up_bias, *down, *up)
+
+
+def _adapter_backward(ctx: Any, grad: Tensor) -> tuple:
+    x, down_bias, up_bias, *cores = ctx.saved_tensors
+    down, up = cores[: ctx.count], cores[ctx.count :]
+    down_split, up_split = ctx.splits
+    first, second = adapter_layers(down, up, down_split, up_split, down_bias, up_bias)
+    backward = _reference("tt_adapter_backward", x)
+    grad_x, down_grads, grad_down_bias, up_grads, grad_up_bias = backward(
+        _matrix(x, first), first, second, ctx.activation, ctx.scale, _matrix(grad, first)
+    )
+    return (
+        grad_x.reshape(x.shape).to(x.dtype), down_grads, up_grads, grad_down_bias, grad_up_bias,
+        None, None, None, None, *_NO_GRADS,
+    )  # fmt: skip
+
+
+for _op, _backward, _setup in (
+    ("tt_halves", _halves_backward, _halves_setup),
+    ("tt_linear", _linear_backward, _linear_setup),
+    ("tt_adapter", _adapter_backward, _adapter_setup),
+):
+    torch.library.register_autograd(f"zokern::{_op}", _backward, setup_context=_setup, lib=LIBRARY)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._checks import _extent, _overlaps_itself, check_tensor
+from .checks import check_tensor, extent, overlaps_itself
 
 
 def as_rows(tensor: Tensor) -> Tensor | None:
@@ -23,7 +23,7 @@ def as_rows(tensor: Tensor) -> Tensor | None:
 
 def check_out(out: Tensor, x: Tensor, features: int) -> None:
     """`out` can take y: shape, dtype, device, and memory apart from x's unless it is x's."""
-    check_tensor(out, "out")
+    check_tensor("out", out)
     shape = (*x.shape[:-1], features)
     if tuple(out.shape) != shape:
         raise ValueError(f"out has shape {tuple(out.shape)}, y has {shape}")
@@ -36,10 +36,10 @@ def check_out(out: Tensor, x: Tensor, features: int) -> None:
         return
     if torch.compiler.is_compiling():
         return
-    if not out.is_contiguous() and _overlaps_itself(out):
+    if not out.is_contiguous() and overlaps_itself(out):
         raise ValueError(f"out overlaps itself in memory: shape {tuple(out.shape)}, strides {out.stride()}")
     same = out.data_ptr() == x.data_ptr() and out.stride() == x.stride() and out.dtype == x.dtype
-    (a, b), (c, d) = _extent(x), _extent(out)
+    (a, b), (c, d) = extent(x), extent(out)
     if not same and a < d and c < b:
         raise ValueError("out and x overlap in memory; out may be x itself, or apart from it")
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._checks import (
-    DTYPES,
-    as_list,
-    check_bounded,
-    check_fp32,
-    check_no_grad,
-    check_no_overlap,
-    check_tensor,
-)
+from .checks import as_list, check_bounded, check_no_grad, check_no_overlap, check_tensor
+from .codes import DTYPES
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -55,57 +48,55 @@ def check_lists(
     out: Tensors | None,
     streams: Sequence[int] | None,
     offsets: Sequence[int] | None,
-    **states: Tensors,
+    states: Mapping[str, Tensors] | None = None,
+    alike: Sequence[str] = ("shape", "dtype", "device"),
 ) -> Lists:
-    """Checks tensors, places and overlap. `states` are fp32 tensors of the params' shapes, written
-    in place, each list under its argument's name."""
+    """Checks tensors, places and overlap. `states` are fp32 tensors of the params' shapes, written in
+    place, each list under its argument's name. `alike`: what `out` has in common with `params`."""
     sources = as_list(params, Tensor)
     for i, tensor in enumerate(sources):
-        check_tensor(tensor, f"params[{i}]")
+        check_tensor(f"params[{i}]", tensor)
     count = len(sources)
-    stream_list = list(range(count)) if streams is None else check_bounded(streams, count, 32, "streams")
-    offset_list = [0] * count if offsets is None else check_bounded(offsets, count, 63, "offsets")
+    stream_list = list(range(count)) if streams is None else check_bounded("streams", streams, count, 32)
+    offset_list = [0] * count if offsets is None else check_bounded("offsets", offsets, count, 63)
     targets = sources
     if out is not None:
         targets = as_list(out, Tensor)
-        check_alike(sources, targets, "out", ("shape", "dtype", "device"))
+        check_alike("out", targets, sources, alike)
     device = sources[0].device if sources else None
     for i, tensor in enumerate(sources):
         if tensor.device != device:
             raise ValueError(
                 f"params[{i}] is on {tensor.device} and params[0] on {device}; one device a call"
             )
-    state_lists = {name: as_list(tensors, Tensor) for name, tensors in states.items()}
+    state_lists = {name: as_list(tensors, Tensor) for name, tensors in (states or {}).items()}
     for name, tensors in state_lists.items():
-        check_alike(sources, tensors, name, ("shape", "device"), (torch.float32,))
-    check_no_grad(targets, "params" if out is None else "out")
+        check_alike(name, tensors, sources, ("shape", "device"), (torch.float32,))
+    check_no_grad("params" if out is None else "out", targets)
     for name, tensors in state_lists.items():
-        check_no_grad(tensors, name)
+        check_no_grad(name, tensors)
     check_no_overlap(params=sources, **({} if out is None else {"out": targets}), **state_lists)
     return Lists(sources, targets, list(state_lists.values()), stream_list, offset_list)
 
 
-def check_alike(sources: list[Tensor], tensors: list[Tensor], name: str, what: Sequence[str],
-                dtypes: Sequence[torch.dtype] = DTYPES) -> None:  # fmt: skip
+def check_alike(
+    name: str,
+    tensors: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    what: Sequence[str],
+    dtypes: Sequence[torch.dtype] = DTYPES,
+) -> None:
     """As many tensors as `sources`, each with the same shape (dtype, device)."""
     if len(tensors) != len(sources):
         raise ValueError(f"{name} has {len(tensors)} tensors for {len(sources)} in params")
     for i, (source, tensor) in enumerate(zip(sources, tensors)):
-        check_tensor(tensor, f"{name}[{i}]", dtypes)
+        check_tensor(f"{name}[{i}]", tensor, dtypes)
         for attribute in what:
             if getattr(source, attribute) != getattr(tensor, attribute):
                 raise ValueError(
                     f"{name}[{i}] has {attribute} {getattr(tensor, attribute)}, "
                     f"params[{i}] has {getattr(source, attribute)}"
                 )
-
-
-def check_factors(values: float | Sequence[float], count: int, name: str) -> list[float]:
-    """One fp32 factor a seed."""
-    factors = [check_fp32(v, f"{name}[{k}]") for k, v in enumerate(as_list(values, (int, float)))]
-    if len(factors) != count:
-        raise ValueError(f"{name} has {len(factors)} entries for {count} seeds")
-    return factors
 
 
 def without_empty(params: list[Tensor], *lists: list[Any]) -> list[list[Any]]:

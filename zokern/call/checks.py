@@ -1,4 +1,7 @@
-"""Argument checks shared by the ops. Each failure names the argument and the value."""
+"""Argument checks. Each failure names the argument and the value.
+
+Every check takes the argument's name first, then its value: `check_choice("rounding", rounding, ROUNDINGS)`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..random import check_seed
+from .codes import DTYPES
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-DISTRIBUTIONS = ("gaussian", "rademacher")
-ROUNDINGS = ("nearest", "stochastic")
-MAX_DIMS = 8
+MAX_DIMS = 8  # ZK_MAX_DIMS of csrc/zokern.h
 
 
 def as_list(value: Any, scalar: type | tuple[type, ...]) -> list[Any]:
@@ -23,32 +23,78 @@ def as_list(value: Any, scalar: type | tuple[type, ...]) -> list[Any]:
     return [value] if isinstance(value, scalar) else list(value)
 
 
-def check_choice(value: object, choices: Sequence[str], name: str) -> str:
+def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return str(value)
 
 
-def check_fp32(value: Any, name: str) -> float:
-    """The fp32 value nearest to `value`; NaN, infinities and fp32 overflow are refused."""
+def check_number(
+    name: str,
+    value: Any,
+    low: float,
+    *,
+    above: bool = False,
+    high: float = math.inf,
+    integer: bool = False,
+) -> float:
+    """`value` as a finite number with low <= value < high (low < value where `above`)."""
+    kind = "an integer" if integer else "a number"
+    if integer and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"{name} must be {kind} >= {low:g}, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be {kind}, got {value!r}") from None
+    if not math.isfinite(number) or number < low or (above and number == low) or number >= high:
+        bound = f"{'>' if above else '>='} {low:g}" + ("" if high == math.inf else f" and < {high:g}")
+        raise ValueError(f"{name} must be {kind} {bound}, got {value!r}")
+    return number
+
+
+def check_finite(name: str, value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}")
+    return number
+
+
+def check_fp32(name: str, value: Any) -> float:
+    """The fp32 value nearest to `value`; NaN, infinities and fp32 overflow are refused."""
+    number = check_finite(name, value)
     try:
         return float(struct.unpack("<f", struct.pack("<f", number))[0])
     except OverflowError:
         raise ValueError(f"{name} must be within the range of fp32, got {number}") from None
 
 
-def check_seeds(seeds: Iterable[Any]) -> list[int]:
-    return [check_seed(seed, f"seeds[{k}]") for k, seed in enumerate(seeds)]
+def check_seed(name: str, value: object) -> int:
+    """`value` as an int of 64 bits without sign."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int in [0, 2**64), got {value!r}")
+    seed = int(value.__index__())
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"{name} must be in [0, 2**64), got {seed}")
+    return seed
 
 
-def check_bounded(values: Sequence[Any] | None, count: int, bits: int, name: str) -> list[int]:
+def check_seeds(name: str, values: Iterable[Any]) -> list[int]:
+    return [check_seed(f"{name}[{k}]", value) for k, value in enumerate(values)]
+
+
+def check_factors(name: str, values: float | Sequence[float], count: int) -> list[float]:
+    """One fp32 factor a seed."""
+    factors = [check_fp32(f"{name}[{k}]", v) for k, v in enumerate(as_list(values, (int, float)))]
+    if len(factors) != count:
+        raise ValueError(f"{name} has {len(factors)} entries for {count} seeds")
+    return factors
+
+
+def check_bounded(name: str, values: Sequence[Any] | None, count: int, bits: int) -> list[int]:
     """A list of `count` unsigned integers below 2**bits."""
     if values is None:
         raise TypeError(f"{name} must not be None here")
-    checked = [check_seed(v, f"{name}[{i}]") for i, v in enumerate(values)]
+    checked = [check_seed(f"{name}[{i}]", v) for i, v in enumerate(values)]
     if len(checked) != count:
         raise ValueError(f"{name} has {len(checked)} entries for {count} tensors in params")
     for i, value in enumerate(checked):
@@ -57,7 +103,7 @@ def check_bounded(values: Sequence[Any] | None, count: int, bits: int, name: str
     return checked
 
 
-def check_tensor(tensor: object, name: str, dtypes: Sequence[torch.dtype] = DTYPES) -> Tensor:
+def check_tensor(name: str, tensor: object, dtypes: Sequence[torch.dtype] = DTYPES) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in dtypes:
@@ -70,7 +116,7 @@ def check_tensor(tensor: object, name: str, dtypes: Sequence[torch.dtype] = DTYP
     return tensor
 
 
-def check_no_grad(tensors: Sequence[Tensor], name: str) -> None:
+def check_no_grad(name: str, tensors: Sequence[Tensor]) -> None:
     """An in-place write behind autograd's back would make a later backward silently wrong."""
     if not torch.is_grad_enabled():
         return
@@ -79,14 +125,14 @@ def check_no_grad(tensors: Sequence[Tensor], name: str) -> None:
             raise RuntimeError(f"{name}[{i}] requires grad and grad mode is on; call under torch.no_grad()")
 
 
-def _extent(tensor: Tensor) -> tuple[int, int]:
+def extent(tensor: Tensor) -> tuple[int, int]:
     """First and one-past-last byte that the tensor may touch."""
     start = tensor.data_ptr()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return start, start + (last + 1) * tensor.element_size()
 
 
-def _overlaps_itself(tensor: Tensor) -> bool:
+def overlaps_itself(tensor: Tensor) -> bool:
     """Whether two indices reach one element (an expanded tensor). Exact for nested strides,
     the only ones PyTorch's own operations make; an odd `as_strided` is judged conservatively."""
     reach = 1
@@ -107,13 +153,13 @@ def check_no_overlap(**lists: Sequence[Tensor]) -> None:
             if tensor.is_contiguous():  # all but a few, and quicker than the sum over dimensions
                 start = tensor.data_ptr()
                 stop = start + tensor.nbytes
-            elif _overlaps_itself(tensor):
+            elif overlaps_itself(tensor):
                 raise ValueError(
                     f"{name}[{i}] overlaps itself in memory: shape {tuple(tensor.shape)}, "
                     f"strides {tensor.stride()}"
                 )
             else:
-                start, stop = _extent(tensor)
+                start, stop = extent(tensor)
             if start < stop:  # else empty, and overlaps nothing
                 extents.append((start, stop, name, i))
     extents.sort()
