@@ -71,6 +71,20 @@ def test_a_backend_of_another_device_is_refused_not_replaced() -> None:
         backends.select("perturb_", "cuda")
 
 
+def test_a_backend_named_in_the_call_serves_whatever_was_asked_for() -> None:
+    with zokern.use_backend("cpu"):
+        assert backends.select("perturb_", "cpu", "reference")[0] == "reference"
+        with pytest.raises(backends.BackendUnavailable, match="does not have the op tt_linear_backward"):
+            backends.select("tt_linear_backward", "cpu")
+
+
+def test_what_serves_is_said_in_a_word() -> None:
+    with zokern.use_backend("cpu", isa="portable"):
+        assert backends.variant("perturb_", "cpu") == "portable"
+    with zokern.use_backend("reference"):
+        assert backends.variant("perturb_", "cpu") == "reference"
+
+
 def _run(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -23,8 +23,8 @@ __all__ = ["OPS", "unavailable_reason"]
 def _alone(op: Callable[..., Any]) -> Callable[..., Any]:
     """Runs no garbage collection inside `op`.
 
-    Triton's interpreter keeps its place in the grid in one global, and what a collection frees may start a
-    kernel of its own: an optimizer that goes lands its weights.
+    Triton's interpreter keeps its place in the grid in one global. A collection may free an optimizer, which
+    then lands its weights, and so starts a kernel of its own inside the one that runs.
     """
 
     @functools.wraps(op)

@@ -7,9 +7,9 @@ import triton
 
 from .perturb import INTERPRETED
 
-# what tests/triton compiles for and the device that the arithmetic is meant for
+# the oldest that tests/triton compiles for
 MIN_CAPABILITY = (8, 0)
-# kernel arguments that are tuples
+# older versions take no tuples as kernel arguments
 MIN_TRITON = (3, 3)
 
 

@@ -1,8 +1,11 @@
 """zk-v1 values from Philox words, as Triton device functions: normals, signs, rounding bits.
 
 An octet is the 8 elements 8o .. 8o+7 of a stream. Each function takes one 64-bit octet index for
-every 8 elements of a block and returns the block's values in element order, so that a thread that
-computes an octet owns 8 neighbouring elements (16 bytes of bf16) and nothing moves between threads.
+every 8 elements of a block and returns the block's values in element order: a thread that computes an
+octet has the values of 8 neighbouring elements. In a dense kernel for 16-bit tensors that is how memory is
+accessed, 16 bytes a thread, and no value leaves its thread. fp32 and float64 are accessed 4 and 2 elements a
+thread, so that values go to other threads through shared memory: 4 and 8 stores, as many loads, and 3 and 7
+barriers a program (Triton 3.9, sm_80, 90 and 100, from the PTX).
 
 Only fp32 add, mul, explicit fma, `sqrt_rn` and integer operations occur; compiled with
 `enable_fp_fusion=False` the bits equal those of every other backend.

@@ -14,9 +14,9 @@ four seeds travel as scalars and no memory is allocated; more travel as one smal
 device copy a call, which a CUDA graph cannot capture.
 
 No autotuning: it would run an in-place kernel many times over the caller's parameters.
-One launch a tensor, not one for all: pointers keep their alignment, there is no table to build, to
-copy or to keep alive, and the price, a launch's host time, hides behind the forward passes between
-moves except for models of very many tiny tensors.
+One launch a tensor, not one for all: pointers keep their alignment, and there is no table to build, to
+copy or to keep alive. The price is the host time of every launch. Before a pass the host has read a loss,
+so the device is idle and waits while the launches are made: small tensors finish sooner than the next launch.
 """
 
 # mypy: allow-untyped-defs
@@ -50,8 +50,8 @@ def offsets(start, sizes, strides, BLOCK: tl.constexpr):
     if len(sizes) == 0:
         offset = start + tl.arange(0, BLOCK).to(tl.int64)
     else:
-        # 64-bit division would cost several times as much and spill: `_pieces` keeps n below 2**31.
-        # What comes out for elements outside the tensor is masked later.
+        # 64-bit division would cost several times as much and spill registers, so `_pieces` keeps n below
+        # 2**31. Offsets of elements outside the tensor are wrong, and masked later.
         rest = start.to(tl.uint32) + tl.arange(0, BLOCK).to(tl.uint32)
         offset = tl.full((BLOCK,), 0, tl.int64)
         for i in tl.static_range(len(sizes)):

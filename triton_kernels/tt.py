@@ -42,7 +42,7 @@ LAYER = tl.constexpr(18)  # numbers a layer: five groups and their strides, I, K
 
 @triton.jit
 def size(layer, i: tl.constexpr):
-    """A size of the table, in 32 bits: as offsets of a block's elements 64 would take twice the registers."""
+    """A size of the table, in 32 bits: in 64, a block's offsets would take twice the registers."""
     return tl.load(layer + i).to(tl.int32)
 
 

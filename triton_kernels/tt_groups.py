@@ -103,7 +103,8 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 @dataclass(frozen=True)
 class Group:
-    """Where a contracted group lies, or would: an address, and what lies between two queries."""
+    """The address of a contracted group (any, while sizes are measured), and the floats from one query's to
+    the next one's."""
 
     data: int
     stride: int

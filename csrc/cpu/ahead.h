@@ -11,18 +11,18 @@ namespace {
 constexpr uintptr_t kPage = 4096, kPagesAtOnce = 8, kWindow = kPagesAtOnce * kPage;
 constexpr int kLine = 64, kLinesOfPage = 8, kAheadBytes = 1024;
 
-// Of an array walked upwards, called for each of its tiles of `Bytes`: fetches the lines 1 KiB ahead and,
-// for a loop that memory limits (`Pages`),
-//   - at each window of 8 pages one line of every page of the next, so that their address translations
-//     run side by side: one after another, as the loop meets them, each of these walks holds it up 125 ns;
-//   - at each page the first lines of the next, because hardware prefetchers stop where a page ends.
-// perturb_ of 124 M fp32 on one thread: 84 ms with nothing, 67 with the lines alone, 65 with the first
-// lines of pages too, 56 with all; the bare read and write takes 49 (4 KiB pages, AVX-512 Xeon VM, Nov
-// 2026). In the same sweep: 4 pages at once 59, 16 (all that the core's fill buffers hold) 64; 4, 12 or 16
-// lines of a page 58, 57, 60; lines 0.5 or 1.5 KiB ahead 59, 56; fetched for writing the same. bf16, which
-// arithmetic limits: 52 with nothing, 48 with the lines alone, 50 with all. Nor do pages pay where several
-// arrays are walked side by side, even with their windows apart: Adam's update 151 without, 145 with;
-// with AVX2 166, 169.
+// Called for each tile of `Bytes` of an array that a loop walks upwards. Fetches the lines 1 KiB ahead. For a
+// loop that memory limits (`Pages`) it also fetches
+//   - at the start of every 8 pages, one line of each of the next 8, so that their address translations run
+//     side by side; when the loop meets one translation after another, each costs it 125 ns;
+//   - at the start of every page, the first lines of the next, because hardware prefetchers stop at its end.
+// Measured with 4 KiB pages on an AVX-512 Xeon VM, Nov 2026, in ms:
+//   perturb_ of 124 M fp32, one thread: 84 with nothing, 67 with the lines ahead, 65 with the first lines of
+//   pages too, 56 with all three; reading and writing alone takes 49. With 4 pages at once 59, with 16 (as many
+//   as the core has fill buffers) 64; with 4, 12 or 16 lines of a page 58, 57, 60; with lines 0.5 or 1.5 KiB
+//   ahead 59, 56; fetching for writing changes nothing.
+//   bf16, which arithmetic limits: 52 with nothing, 48 with the lines ahead, 50 with all three.
+//   Adam's update, which walks several arrays: 151 without pages, 145 with; with AVX2 166 and 169.
 template <int Bytes, bool Pages>
 ZK_INLINE void fetch_ahead(const void* tile) {
   const auto fetch = [](uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); };

@@ -1,9 +1,9 @@
 // Runs body(item) for items 0 .. n-1 on up to `threads` threads, items handed out one by one.
 //
-// Where the process has an OpenMP runtime (PyTorch brings one), its threads do the work: they are there,
-// and a pool of our own would fight them for the cores while they spin after a forward (exact mode on
-// SmolLM2 in bf16, which perturbs between layers: 459 ms a step with threads of our own). Else threads are
-// made for the call, 8 us each (2-core Xeon VM, Nov 2026).
+// Where the process has an OpenMP runtime (PyTorch brings one), its threads do the work. They exist already,
+// and they spin for a while after a forward: threads of our own would compete with them for the cores (exact
+// mode on SmolLM2 in bf16, which perturbs between layers, took 459 ms a step with threads of our own).
+// Without OpenMP, threads are made for the call, 8 us each (2-core Xeon VM, Nov 2026).
 #pragma once
 
 #include <atomic>

@@ -14,9 +14,8 @@
 namespace zk {
 namespace {
 
-// Where a term of a move stands: the first reads memory and applies decay, the last rounds and writes
-// memory; between terms the values live in `sums`.
-
+// One term of a move over a run of tiles. The first term reads memory and applies decay, the last rounds and
+// writes memory; between terms the values are in `sums`.
 template <class V, int Dtype, int Noise, bool First, bool Last, bool Stochastic>
 ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements<V, Dtype>::T* dst, float* sums,
                     uint64_t tile, int64_t n_tiles, const Schedule& stream, const Schedule* rounding, float scale,
@@ -34,7 +33,7 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
       F a, b;
       if (First) {
         E::load(src + e, a, b);
-        if (decay != 1.0f) a = V::mul(decay_v, a), b = V::mul(decay_v, b);  // one loop each: 3 % of bf16
+        if (decay != 1.0f) a = V::mul(decay_v, a), b = V::mul(decay_v, b);  // 3 % faster in bf16 than a product with 1
       } else {
         a = V::load(sums + e), b = V::load(sums + e + V::kLanes);
       }

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kStrip = kStripTiles * kTile;
 
-// V with what the rules of core/ use and the stream does not
+// V, with the operations that the rules of core/ need and the stream does not
 template <class V>
 struct Arithmetic : V {
   ZK_INLINE typename V::F abs(typename V::F a) { return V::as_floats(V::and_(V::as_words(a), V::word(0x7fffffffu))); }

@@ -31,8 +31,8 @@ float* scratch(int64_t floats) {
   return memory.get();
 }
 
-// Hands out pieces of one block. Without a block it only counts, and the code that would fill the
-// pieces is passed over, so that one description serves sizing and running.
+// Hands out pieces of one block of memory. Without a block it only counts how large one must be, and the
+// code that fills the pieces is skipped: the same functions measure and run.
 struct Arena {
   float* base;
   int64_t used = 0;
@@ -104,7 +104,7 @@ struct Layer {
     ready.outer = tt.out_cut > tt.split ? chain.from_left(tt.split, tt.out_cut) : nullptr;
     ready.right = chain.from_right(tt.out_cut);
   }
-  // multiply-adds of both, near enough: the last product of each chain is most of it
+  // about the multiply-adds of both chains: most are in the last product of each
   int64_t contraction_work() const {
     const TtShape& g = ready.shape;
     int64_t work = 0;
@@ -160,7 +160,7 @@ int64_t noise_floats(const std::vector<Layer>& layers) {
 
 size_t element_size(int dtype) { return dtype == ZK_F32 ? 4 : 2; }
 
-constexpr int64_t kPastCaches = 24 << 20;  // bytes of y: see run_adapter in tt_body.h
+constexpr int64_t kPastCaches = 24 << 20;  // bytes of y: see adapter_tiles in tt_body.h
 
 // A call: `Run` is (layers, rows, workspace) -> void for a range of rows of one query.
 template <class Run>
@@ -226,8 +226,8 @@ int run_call(const TtTable& table, const std::vector<Layer>& plan, const zk_tt_r
     });
     return status;
   }
-  // Fewer queries than threads: first the groups of all of them, left and right halves side by side
-  // where that is worth threads, then ranges of rows.
+  // Fewer queries than threads: first the groups of all queries (left and right halves on threads of their
+  // own where that is worth it), then ranges of rows.
   float* memory = scratch<kGroupsOfCall>(io.queries * group_floats);
   if (!memory) return ZK_NO_MEMORY;
   std::vector<std::vector<Layer>> of_query(static_cast<size_t>(io.queries), layers);

@@ -16,7 +16,7 @@ namespace {
 // --- the input side
 
 template <class V>
-struct Registers {  // accumulators of project(): all but what x, a broadcast and a margin take
+struct Registers {  // that project() sums in: what x, one coefficient and a margin leave
   static constexpr int kSums = V::kLanes == 16 ? 24 : 12;
   static constexpr int kRanks = V::kLanes == 16 ? 8 : 6;
 };
@@ -201,13 +201,15 @@ void activate_all(float* h, int64_t n, int activation) {
                   static_cast<int>(n - i));
 }
 
-// In place the next tile's x is fetched to L2 while this one's y is written: 2048 rows of 4096, rank 5,
-// take 3.2 ms for 4.1, which is what y *= c takes. Into another y the stores go past the caches from 24 MiB
-// on, and x is fetched as well: 2048 rows take 3.3 ms for 3.8 to 5.7 (rank 16: 4.9 for 6.7 to 7.9), which is what
-// reading x and writing y takes. Not below (512 and 1024 rows 17 % slower at rank 5, 1536 rows 7 % faster),
-// not where y has no pages yet (40 % slower), nor in place (45 %). Also tried (AVX-512 Xeon VM, Nov 2026):
-// fetching x alone into another y, 12 to 14 % slower at 128 to 1024 rows of rank 5, 5 % faster at rank 16;
-// fetching y's lines for writing, nothing at 2048 rows and 5 to 25 % slower at 128; tiles of 4 rows, nothing.
+// In place, the next tile's x is fetched to L2 while this tile's y is written: 2048 rows of 4096, rank 5,
+// then take 3.2 ms instead of 4.1, as long as y *= c.
+// Where y is other memory of 24 MiB or more, stores go past the caches and x is fetched as well: 2048 rows
+// then take 3.3 ms instead of 3.8 to 5.7 (rank 16: 4.9 instead of 6.7 to 7.9), as long as reading x and writing y.
+// Stores past the caches do not pay for a smaller y (512 and 1024 rows are 17 % slower at rank 5, 1536 rows 7 %
+// faster), where y has no pages yet (40 % slower), or in place (45 % slower).
+// Also tried: fetching x alone where y is other memory: 12 to 14 % slower at 128 to 1024 rows of rank 5, 5 %
+// faster at rank 16. Fetching y's lines for writing: no change at 2048 rows, 5 to 25 % slower at 128. Tiles of
+// 4 rows: no change. (AVX-512 Xeon VM, Nov 2026)
 template <class V, int XDtype, int YDtype, bool PastCaches>
 ZK_INLINE void adapter_tiles(const TtReady& down, const TtReady& up, float scale, int activation, const TtRows& io,
                              const TtWork& sizes, float* s) {

@@ -23,7 +23,7 @@ struct TtRows {
   const void* x;
   void* y;
   int64_t x_stride, y_stride, rows;
-  bool past_caches;  // an adapter's y, fp32 and apart from x, is too large for them
+  bool past_caches;  // y of an adapter, fp32 and not x itself, is larger than the caches: store past them
 };
 
 // Floats of one thread's workspace: s, t and u of a tile, and the hidden rows of an adapter.
@@ -45,7 +45,7 @@ struct TtTable {
   TtAdapter adapter[3][2];
 };
 
-// Whether memory has pages: the first touch of one that has not makes it, and leaves it in the caches.
+// Whether the system has made the pages of this memory. The first write makes a page and leaves it in the caches.
 bool has_pages(const void* memory, int64_t bytes);
 
 }  // namespace zk

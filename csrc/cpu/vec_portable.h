@@ -45,7 +45,7 @@ struct Portable {
   ZK_INLINE W borrow_low_half(W high, W w) { return (high & 0xffff0000u) | (W{w[1], w[0], w[3], w[2]} & 0xffffu); }
   // the upper halves of both, as pairs: `even` in the low halves
   ZK_INLINE W high_halves(W even, W odd) { return (even >> 16) | (odd & 0xffff0000u); }
-  // fp32 bits to where the upper half is bf16, nearest even: + 0x7fff + the lowest bit kept
+  // fp32 bits whose upper half is then the nearest bf16, ties to even: + 0x7fff + the lowest bit kept
   ZK_INLINE W round_bias(W u) { return add(add(u, word(0x7fffu)), and_(shift_right<16>(u), word(1u))); }
 
   // --- Philox

@@ -7,11 +7,12 @@ A layer has four groups, two of which may be left out (`csrc/core/tt.h` writes t
     outer  cores [split, out_cut)  left out: out_cut = split
     right  cores [out_cut, n)
 
-Two groups are the bipartite form (x A) B, three the tripartite, four the quadripartite. The choice
-counts multiply-adds in vectors of 16 columns, and the groups' vectors read once for every 4 rows, the
-same on every instruction set, so the grouping, and with it the rounding, does not depend on the machine.
-Without the reads 64 -> 4096 at rank 5 would form its 80 KiB half from 1024 rows on, and take 1.9 times as
-long at 2048 (AVX-512 Xeon VM, L1 of 48 KiB, Nov 2026). A GPU's kernels take cuts of their own, `gpu_plan`.
+Two groups are the bipartite form (x A) B, three the tripartite, four the quadripartite. The cheapest is
+taken. Its cost is the number of multiply-adds in vectors of 16 columns, and of reads of the groups, once for
+every 4 rows. It is the same on every instruction set, so that the grouping, and with it the rounding, does
+not depend on the machine. If reads were not counted, 64 -> 4096 at rank 5 would form its 80 KiB half from
+1024 rows on, and take 1.9 times as long at 2048 (AVX-512 Xeon VM, L1 of 48 KiB, Nov 2026). A GPU's kernels
+take cuts of their own, `gpu_plan`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ PackedState = tuple[int, list[int]]
 
 def pack(source: Tensor | None, target: Tensor, stream: int, offset: int, dense: bool = True) -> Packed:
     """One tensor as (src, dst, numel, offset, stream, dtype, sizes, src strides, dst strides).
-    `dense`: whether what travels with it is dense."""
+    `dense`: whether the mask or the moments that go with it are dense too."""
     dst = target.data_ptr()
     src = dst if source is target else 0 if source is None else source.data_ptr()
     head = (src, dst, target.numel(), offset, stream, DTYPE[target.dtype])

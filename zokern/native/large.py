@@ -1,8 +1,8 @@
-"""Memory for large outputs: on huge pages, and what the last one leaves is kept for the next.
+"""Memory for large outputs: on huge pages, and kept for the next output when the last one is freed.
 
 The C library maps every block of 32 MiB and more anew (and smaller ones until its heap has grown to hold
-them): its pages are made, cleared and unmade call by call, which takes longer than the kernel that writes
-them. Kept is one block at most; it goes when a block of another size comes back.
+them): the system makes, clears and frees its pages in every call, which takes longer than the kernel that
+writes them. At most one block is kept; it is freed when a block of another size is given back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 LARGE = 8 << 20
-"""Bytes from where on it pays: below, the C library's heap does as well."""
+"""Bytes from which this pays: smaller blocks come as fast from the C library's heap."""
 
 _kept: deque[mmap.mmap] = deque(maxlen=1)  # pop and append are atomic: threads need no lock
 
@@ -30,7 +30,7 @@ def _memory(nbytes: int) -> mmap.mmap:
         if nbytes <= len(kept) <= 2 * nbytes:
             return kept
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages: all works as before
+    with contextlib.suppress(OSError):  # a system without huge pages gives ordinary ones
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 

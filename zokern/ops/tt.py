@@ -11,6 +11,7 @@ from .. import backends
 from ..call import tt_prepared as prepared
 from ..call.checks import check_choice, check_fp32, check_no_grad, check_tensor
 from ..call.codes import ACTIVATIONS
+from ..call.lists import tell_autograd
 from ..call.tt_layers import TTLayer, adapter_layers, check_cores, check_x, count_queries, linear_layers
 from ..call.tt_noise import TTNoise
 from ..call.tt_plan import TTPlan, check_groups, make_plan
@@ -259,7 +260,6 @@ def _check_call(
 
 
 def _written(out: Tensor) -> Tensor:
-    """An op made with `define` does not tell autograd that it wrote."""
-    if not torch.compiler.is_compiling() and not out.is_inference():
-        torch.autograd.graph.increment_version(out)
+    if not torch.compiler.is_compiling():
+        tell_autograd([out])
     return out

@@ -150,7 +150,8 @@ define(f"tt_adapter_out(Tensor x, {_ADAPTER}, Tensor(a!) out) -> ()", _adapter_o
 define(f"tt_adapter_(Tensor(a!) x, {_ADAPTER}) -> ()", _adapter_, lambda *_: None)
 
 
-# groups, seeds, scales, offsets, stream, distribution; PyTorch takes an empty list for one of tensors
+# of groups, seeds, scales, offsets, stream, distribution. PyTorch takes an empty list argument for a list of
+# tensors, and wants an empty list as its gradient.
 _NO_GRADS: tuple = (None, [], [], [], None, None)
 
 
