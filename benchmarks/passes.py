@@ -80,7 +80,7 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **kwargs)
         schema = func._schema
         given = dict(zip((argument.name for argument in schema.arguments), args)) | kwargs
-        if "seeds" in given or "seed" in given and "adamu" in schema.name:  # an op that draws noise
+        if "seeds" in given or ("seed" in given and "adamu" in schema.name):  # an op that draws noise
             elements = self._move(schema, given, result)
             self.passes += elements
             self.normals += elements * (2 if "adamu" in schema.name else len(given["seeds"]))
