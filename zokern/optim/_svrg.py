@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,10 @@ from ..call.checks import check_choice, check_number
 from .base import Terms, ZerothOrderOptimizer
 from .engine import Trainables
 from .moves import Direction, Pass
+from .options import renamed
 from .perturbation import Directions
 from .record import Grads
 from .restore import Needs
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import Common
 
 ANCHOR = "anchor"
 """A direction: `{ANCHOR: 1.0, seed: eps}` names the point anchor + eps z(seed)."""
@@ -64,10 +60,11 @@ class SVRG(ZerothOrderOptimizer):
         *,
         eps: float,
         interval: int = 2,
-        anchor: str = "replay",
         weight_decay: float = 0.0,
-        **common: Unpack[Common],
+        **options: Any,
     ) -> None:
+        renamed(options, type(self).__name__, "snapshot", "anchor")
+        anchor = options.pop("anchor", "replay")
         check_number("interval", interval, 1, integer=True)
         check_choice("anchor", anchor, ("replay", "copy"))
         self.interval = interval
@@ -77,7 +74,7 @@ class SVRG(ZerothOrderOptimizer):
         self._full: Grads = {}
         self._moved: Grads = {}
         self._owed: list[float] = []
-        super().__init__(params, {**defaults, "weight_decay": weight_decay}, eps=eps, **common)
+        super().__init__(params, {**defaults, "weight_decay": weight_decay}, eps=eps, **options)
 
     @property
     def next_is_full(self) -> bool:

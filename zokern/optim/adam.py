@@ -21,7 +21,7 @@ from .record import Closure, Grads
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .options import AdamOptions, AdamWOptions, Common
+    from .options import Common
 
 
 class ZOAdam(ZerothOrderOptimizer):
@@ -239,7 +239,7 @@ class ZOAdamW(ZOAdam):
         eps: float = 1e-3,
         *,
         weight_decay: float = 1e-2,
-        **options: Unpack[AdamWOptions],
+        **options: Any,
     ) -> None:
         super().__init__(params, lr, eps, weight_decay=weight_decay, **options)
 
@@ -284,7 +284,7 @@ class ZOAdaMM(ZOAdam):
         eps: float = 1e-3,
         *,
         bias_correction: bool = False,
-        **options: Unpack[AdamOptions],
+        **options: Any,
     ) -> None:
         self.corrects_bias = bias_correction
         super().__init__(params, lr, eps, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -13,11 +13,6 @@ from .mezo import MeZO
 from .options import Queries, renamed
 from .restore import Needs
 from .schedules import QuerySchedule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import AdaZetaOptions
 
 
 class AdaZeta(MeZO):
@@ -69,9 +64,9 @@ class AdaZeta(MeZO):
         *,
         schedule: Queries | int = QuerySchedule(),  # noqa: B008  (frozen)
         steps_per_epoch: int | None = None,
-        **options: Unpack[AdaZetaOptions],
+        **options: Any,
     ) -> None:
-        renamed(options, "queries", "evaluation", {"parallel": "batched"}, owner="AdaZeta")
+        renamed(options, "AdaZeta", "queries", "evaluation", parallel="batched")
         if steps_per_epoch is not None:
             check_number("steps_per_epoch", steps_per_epoch, 1, integer=True)
             if isinstance(schedule, QuerySchedule):

@@ -1,9 +1,8 @@
-"""The keywords that every method takes, declared once."""
+"""The keywords that every method takes, declared once, and former names of options."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any, Protocol, TypedDict
 
 from torch import nn
@@ -17,9 +16,11 @@ class Queries(Protocol):
     def queries(self, epoch: int) -> int: ...
 
 
-class Shared(TypedDict, total=False):
-    """Keywords that every method and preset takes; `ZerothOrderOptimizer` says what each means."""
+class Common(TypedDict, total=False):
+    """Keywords of every method; `ZerothOrderOptimizer` says what each means."""
 
+    num_queries: int | Queries
+    perturbation: Perturbation | None
     distribution: str
     evaluation: str
     max_parallel: int | None
@@ -30,58 +31,8 @@ class Shared(TypedDict, total=False):
     module: nn.Module | None
 
 
-class Common(Shared, total=False):
-    """Keywords of every method."""
-
-    num_queries: int | Queries
-    perturbation: Perturbation | None
-
-
-class _MeZOOptions(Shared, total=False):
-    one_sided: bool
-    momentum: float
-    momentum_window: int | None
-    weight_decay: float
-
-
-class AdaZetaOptions(_MeZOOptions, total=False):
-    """Keywords of `MeZO` but for the number of queries."""
-
-    perturbation: Perturbation | None
-
-
-class SparseOptions(_MeZOOptions, total=False):
-    """Keywords of `MeZO` but for the perturbation."""
-
-    num_queries: int | Queries
-
-
-class AdamWOptions(Common, total=False):
-    """Keywords of `ZOAdam` that `ZOAdamW` takes with its defaults."""
-
-    betas: tuple[float, float]
-    adam_eps: float
-    one_sided: bool
-
-
-class AdamOptions(AdamWOptions, total=False):
-    """Keywords of `ZOAdam` that its other variants take with its defaults."""
-
-    weight_decay: float
-
-
-class SVRGOptions(Common, total=False):
-    """Keywords of the variance-reduced methods."""
-
-    interval: int
-    anchor: str
-    weight_decay: float
-
-
-def renamed(
-    options: Any, old: str, new: str, values: Mapping[str, str] | None = None, owner: str = ""
-) -> None:
-    """Takes an option under its name of earlier versions, with a warning that tells the new one.
+def renamed(options: dict[str, Any], owner: str, old: str, new: str, **values: str) -> None:
+    """Takes an option under its name of version 0.1 (and its `values`), with a warning.
 
     Raises:
         TypeError: both names are given.
@@ -91,7 +42,7 @@ def renamed(
     if new in options:
         raise TypeError(f"{owner}: {old} is the former name of {new}; give {new} alone")
     value = options.pop(old)
-    options[new] = (values or {}).get(value, value)
+    options[new] = values.get(value, value)
     warnings.warn(
         f"{owner}: {old}={value!r} is now {new}={options[new]!r}; the old name goes with the next release",
         DeprecationWarning,

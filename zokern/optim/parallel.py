@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..nn.packed import Home, PackedModule
 from ..ops import TTNoise
 from .engine import Trainables
-from .moves import Pass, Point
+from .moves import Pass, Point, seed_of
 from .perturbation import Directions, FullDirections
 
 __all__ = ["BatchedCopies"]
@@ -239,7 +239,7 @@ class BatchedCopies:
             terms = [point[group] for point in points]
             if isinstance(self.directions, FullDirections) and all(len(t) <= 1 for t in terms):
                 noises[id(p)] = TTNoise(
-                    seeds=[next(iter(t), 0) for t in terms],  # type: ignore[misc]
+                    seeds=[seed_of(next(iter(t), 0)) for t in terms],
                     scales=[next(iter(t.values()), 0.0) for t in terms],
                     offsets=[],
                     stream=i,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,18 +12,12 @@ from .perturb_blocks import BlockDirections, Blocks, BlockSchedule
 from .perturb_masked import GivenMasks, MaskedDirections, SmallWeights
 from .perturbation import Perturbation
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import SparseOptions
-
 
 class SparseMeZO(MeZO):
     r"""MeZO on the small weights only, on the elements of given masks, or on some blocks at a time.
 
     .. math::
-        M = \{ j : |\theta_j| \le h \}, \qquad
-        \hat z_j = z_j \text{ for } j \in M, \text{ else } 0, \qquad
+        \hat z_j = z_j \text{ where } |\theta_j| \le h, \text{ else } 0, \qquad
         g = \frac{\ell(\theta + \epsilon \hat z) - \ell(\theta - \epsilon \hat z)}{2\epsilon}, \qquad
         \theta \leftarrow \theta - \eta g \hat z
 
@@ -33,28 +27,18 @@ class SparseMeZO(MeZO):
     Args:
         params: a module, `parameters()`, `named_parameters()` or param groups.
         lr, eps: \eta and \epsilon.
-        sparsity: fraction of each tensor's weights that is frozen, the largest; in [0, 1). 0 moves all.
-            A param group may override it: 0 for norms and biases, whose weights are all alike.
-        refresh: thresholds are found at the first step and, with a number here, every `refresh` steps
-            again. The mask follows the weights at every step in either case.
+        sparsity, refresh: see `SmallWeights`; sparsity 0 moves all.
         masks: in place of thresholds; see `GivenMasks`.
         blocks: a `BlockSchedule`; both kinds of mask combine with it.
         options: of `MeZO`. restore="auto" is "exact" where there is a module that is not compiled; else
             in place for fp32 and float64, and "snapshot" for 16 bits. Without thresholds it is as for
             `MeZO`.
 
-    `lr`, `eps`, `sparsity` and `weight_decay` may differ between param groups.
+    `lr`, `eps`, `sparsity` and `weight_decay` may differ between param groups. Returns and errors: as `MeZO`.
 
-    Returns (of `step`): as `MeZO`.
+    Cost: as `MeZO`; in place one pass and one byte a weight more for the masks.
 
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind or out of range; it is named.
-
-    Cost: as `MeZO`; in place one pass and one byte a weight more for the masks. Finding thresholds reads
-        the weights twice, in chunks.
-
-    Source: Liu et al. 2024, "Sparse MeZO" (arXiv:2402.15751), Algorithm 1; sparsity 0.75 as in Yang et al.
-        2024 (arXiv:2406.18060).
+    Source: Liu et al. 2024, "Sparse MeZO" (arXiv:2402.15751), Algorithm 1.
 
     Example:
         >>> optimizer = zokern.optim.SparseMeZO(model, lr=1e-6, sparsity=0.75)
@@ -72,7 +56,7 @@ class SparseMeZO(MeZO):
         refresh: int | None = None,
         masks: Mapping[str | int, Tensor] | None = None,
         blocks: BlockSchedule | None = None,
-        **options: Unpack[SparseOptions],
+        **options: Any,
     ) -> None:
         kind: Perturbation = SmallWeights(sparsity, refresh) if masks is None else GivenMasks(masks)
         if blocks is not None:

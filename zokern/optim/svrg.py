@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from ._svrg import SVRG, times
-from .options import renamed
 from .record import Closure, as_scalar
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import SVRGOptions
 
 B = TypeVar("B")
 
@@ -87,9 +81,8 @@ class MeZOSVRG(SVRG):
         eps: float = 1e-3,
         *,
         lr_minibatch: float = 1e-6,
-        **options: Unpack[SVRGOptions],
+        **options: Any,
     ) -> None:
-        renamed(options, "snapshot", "anchor", owner="MeZOSVRG")
         super().__init__(params, {"lr": lr, "lr_minibatch": lr_minibatch}, eps=eps, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

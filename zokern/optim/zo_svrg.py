@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from ..call.checks import check_number
 from ._svrg import SVRG, times
 from .base import Terms
-from .options import renamed
 from .record import Grads
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import SVRGOptions
 
 
 class ZOSVRG(SVRG):
@@ -59,7 +53,7 @@ class ZOSVRG(SVRG):
         eps: float = 1e-3,
         *,
         num_samples: int,
-        **options: Unpack[SVRGOptions],
+        **options: Any,
     ) -> None:
         check_number("num_samples", num_samples, 1, integer=True)
         if "num_queries" in options:
@@ -67,7 +61,6 @@ class ZOSVRG(SVRG):
                 f"num_queries={options['num_queries']!r}: ZOSVRG has a direction for each sample instead"
             )
         self.num_samples = num_samples
-        renamed(options, "snapshot", "anchor", owner="ZOSVRG")
         super().__init__(params, {"lr": lr}, eps=eps, **options)
 
     def step(  # type: ignore[override]
