@@ -9,22 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.optim.estimates import Loss, mean_estimate
 from tests.optim.problems import LR, Fit, Method, Oracle
-from tests.optim.rows import (
-    ROWS as SINGLE,
-)
-from tests.optim.rows import (
-    STAGES,
-    AdamOracle,
-    AdaMUOracle,
-    AdamWOracle,
-    Loss,
-    SVRGMethod,
-    SVRGOnOneBatch,
-    SVRGOracle,
-    TorchOracle,
-    mean_estimate,
-)
+from tests.optim.rows import ROWS as SINGLE
+from tests.optim.rows import STAGES, AdamOracle, AdaMUOracle, AdamWOracle, TorchOracle
+from tests.optim.rows_svrg import SVRGMethod, SVRGOnOneBatch, SVRGOracle
 from zokern.optim import Blocks, BlockSchedule, MeZO, SmallWeights, ZOAdam, ZOAdaMU, ZOAdamW
 
 

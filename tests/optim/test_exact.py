@@ -32,8 +32,7 @@ def test_ten_thousand_bf16_steps_at_lr_zero_leave_every_bit() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1)).bfloat16()
     plain = copy.deepcopy(model)
     x = torch.randn(2, 8).bfloat16()
-    start = values(model)
-    eps = 1e-3
+    start, eps = values(model), 1e-3
 
     optimizer = MeZO(model, lr=0.0, eps=eps, restore="exact")
     seen = set()
