@@ -21,6 +21,7 @@ MOVED = {
     "zokern.compare": "zokern.app.compare",
     "zokern.models": "zokern.app.models",
     "zokern.nn.queries": "zokern.optim.parallel",
+    "zokern.nn.report": "zokern.app.parameters",
     "zokern.plots": "zokern.app.plots",
     "zokern.tasks": "zokern.app.tasks",
     "zokern.training": "zokern.app.training",
