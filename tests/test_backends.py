@@ -78,13 +78,6 @@ def test_a_backend_named_in_the_call_serves_whatever_was_asked_for() -> None:
             backends.select("tt_linear_backward", "cpu")
 
 
-def test_what_serves_is_said_in_a_word() -> None:
-    with zokern.use_backend("cpu", isa="portable"):
-        assert backends.variant("perturb_", "cpu") == "portable"
-    with zokern.use_backend("reference"):
-        assert backends.variant("perturb_", "cpu") == "reference"
-
-
 def _run(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -12,16 +12,14 @@ __all__ = ["main", "print_status"]
 def main() -> None:
     """The console script."""
     if len(sys.argv) == 1:
-        print_status()
-        return
+        return print_status()
     try:
         from zokern.app.cli import app
     except ImportError as error:
         if error.name != "typer":
             raise
         if sys.argv[1] == "info":
-            print_status()
-            return
+            return print_status()
         print("zokern: commands need typer: pip install 'zokern[train]'.", file=sys.stderr)
         raise SystemExit(2) from None
     app()

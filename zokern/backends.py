@@ -1,13 +1,12 @@
 """The seam: which backend serves which device, and the reason each other one does not.
 
-A backend is a module with `OPS: dict[str, callable]` and `unavailable_reason(device_type)`. An entry of
+A backend is a module with `OPS: dict[str, callable]` and `unavailable_reason(device_type)`, by which it says
+itself whether it can run here: the ops and the optimizers ask this module and never for a GPU. An entry of
 `OPS` is called with checked arguments; one that can keep a list or a layer from one call to the next is a
 `zokern.call.prepared.ListKernel` or a `zokern.call.tt_prepared.LayersKernel`.
 
-Preference is cuda, triton, reference on a GPU and cpu, reference elsewhere. `ZOKERN_BACKEND=name`
-or `use_backend(name)` asks for one; asking for one that is unavailable raises with its reason.
-Only the automatic choice falls back. A backend itself says whether it can run here (`unavailable_reason`);
-the ops and the optimizers ask this module and never for a GPU.
+Preference is cuda, triton, reference on a GPU and cpu, reference elsewhere. `ZOKERN_BACKEND=name` or
+`use_backend(name)` asks for one: where it is unavailable that raises with its reason, and nothing falls back.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import contextlib
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +26,8 @@ MODULES = {
     "cpu": "zokern.native.cpu",
     "reference": "zokern.reference",
 }
-PREFERENCE = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
+ON_GPU = ("cuda", "triton")
+PREFERENCE = {"cuda": (*ON_GPU, "reference"), "cpu": ("cpu", "reference")}
 ISAS = ("portable", "avx2", "avx512")
 
 
@@ -36,14 +35,8 @@ class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot serve; the message says why."""
 
 
-@dataclass(frozen=True)
-class _Choice:
-    backend: str | None = None
-    isa: str | None = None
-
-
-_NOTHING_ASKED = _Choice()
-_choice: ContextVar[_Choice] = ContextVar("zokern_backend", default=_NOTHING_ASKED)
+_Choice = tuple[str | None, str | None]  # (backend, isa), None where nothing is asked
+_choice: ContextVar[_Choice] = ContextVar("zokern_backend", default=(None, None))
 choice: Callable[[], object] = _choice.get
 """What `use_backend` asks for at present, to compare by identity: a prepared call looks whether it changed."""
 
@@ -68,11 +61,9 @@ def unavailable_reason(name: str, device_type: str, op: str | None = None) -> st
     return reason
 
 
-def _check_names(backend: str | None, isa: str | None, source: str) -> None:
-    if backend is not None and backend not in MODULES:
-        raise ValueError(f"{source}: unknown backend {backend!r}; known: {', '.join(MODULES)}")
-    if isa is not None and isa not in ISAS:
-        raise ValueError(f"{source}: unknown instruction set {isa!r}; known: {', '.join(ISAS)}")
+def _check_known(source: str, what: str, name: str | None, known: Iterable[str]) -> None:
+    if name is not None and name not in known:
+        raise ValueError(f"{source}: unknown {what} {name!r}; known: {', '.join(known)}")
 
 
 @contextlib.contextmanager
@@ -92,16 +83,17 @@ def use_backend(backend: str, isa: str | None = None) -> Iterator[None]:
         >>> with zokern.use_backend("reference"):
         ...     z = zokern.normal(8, seed=0)
     """
-    _check_names(backend, isa, "use_backend")
+    _check_known("use_backend", "backend", backend, MODULES)
+    _check_known("use_backend", "instruction set", isa, ISAS)
     if isa is not None and backend != "cpu":
         raise ValueError(f"use_backend: isa={isa!r} goes with backend 'cpu', got {backend!r}")
     reasons = {d: unavailable_reason(backend, d) for d in PREFERENCE}
     if all(reasons.values()):
-        own = reasons["cuda" if backend in ("cuda", "triton") else "cpu"]
+        own = reasons["cuda" if backend in ON_GPU else "cpu"]
         raise BackendUnavailable(f"backend {backend!r} was asked for but is unavailable: {own}")
     if isa is not None:
         importlib.import_module(MODULES["cpu"]).check_isa(isa)
-    token = _choice.set(_Choice(backend, isa))
+    token = _choice.set((backend, isa))
     try:
         yield
     finally:
@@ -110,18 +102,17 @@ def use_backend(backend: str, isa: str | None = None) -> Iterator[None]:
 
 def requested() -> tuple[str | None, str | None]:
     """(backend, isa) asked for by `use_backend` or the environment; None where nothing was asked."""
-    choice = _choice.get()
-    asked = _from_environment()
-    return choice.backend or asked.backend, choice.isa or asked.isa
+    (backend, isa), (usual_backend, usual_isa) = _choice.get(), _from_environment()
+    return backend or usual_backend, isa or usual_isa
 
 
 @functools.cache
 def _from_environment() -> _Choice:
     """What the environment asks for, read once: a call of an op is to cost microseconds."""
     backend, isa = os.environ.get("ZOKERN_BACKEND") or None, os.environ.get("ZOKERN_ISA") or None
-    _check_names(backend, None, "ZOKERN_BACKEND")
-    _check_names(None, isa, "ZOKERN_ISA")
-    return _Choice(backend, isa)
+    _check_known("ZOKERN_BACKEND", "backend", backend, MODULES)
+    _check_known("ZOKERN_ISA", "instruction set", isa, ISAS)
+    return backend, isa
 
 
 def select(op: str, device_type: str, backend: str | None = None) -> tuple[str, Callable[..., Any]]:
@@ -141,13 +132,12 @@ def select(op: str, device_type: str, backend: str | None = None) -> tuple[str, 
 
 @functools.cache
 def _select(op: str, device_type: str, asked: str | None) -> str:
-    if asked is not None:
-        reason = unavailable_reason(asked, device_type, op)
-        if reason is not None:
-            raise BackendUnavailable(f"backend {asked!r} was asked for but is unavailable: {reason}")
     for name in (asked,) if asked else PREFERENCE.get(device_type, ("reference",)):
-        if unavailable_reason(name, device_type, op) is None:
+        reason = unavailable_reason(name, device_type, op)
+        if reason is None:
             return name
+        if asked:
+            raise BackendUnavailable(f"backend {name!r} was asked for but is unavailable: {reason}")
     raise BackendUnavailable(f"no backend serves {op} on device type {device_type!r}")
 
 
@@ -177,17 +167,12 @@ def status() -> list[dict[str, str]]:
     """One row per backend: name, device, ops it has, and the reason it is unavailable or ""."""
     rows = []
     for name in MODULES:
-        device = "cuda" if name in ("cuda", "triton") else "cpu"
-        module = _load(name)
-        ops = "" if isinstance(module, str) else ", ".join(sorted(module.OPS))
-        detail = "" if isinstance(module, str) else getattr(module, "detail", lambda: "")()
-        rows.append(
-            {
-                "backend": name,
-                "device": "any" if name == "reference" else device,
-                "ops": ops,
-                "detail": detail,
-                "unavailable": unavailable_reason(name, device) or "",
-            }
-        )
+        device = "cuda" if name in ON_GPU else "cpu"
+        module = _load(name)  # where it cannot be imported: a reason, which has no ops and no detail
+        detail = getattr(module, "detail", None)
+        row = {"backend": name, "device": "any" if name == "reference" else device}
+        row["ops"] = ", ".join(sorted(getattr(module, "OPS", ())))
+        row["detail"] = detail() if detail else ""
+        row["unavailable"] = unavailable_reason(name, device) or ""
+        rows.append(row)
     return rows

@@ -13,25 +13,19 @@ __all__ = ["print_status"]
 
 
 def print_status() -> None:
-    """Prints the backends, what serves and what does not and why, and which op each has. Needs no
-    optional package."""
-    print(
-        f"zokern {__version__}, Python {platform.python_version()}, torch "
-        f"{torch.__version__}, {torch.get_num_threads()} threads\n"
-    )
+    """Prints which backends serve, why others do not, and which op each has. Needs no optional package."""
+    python, threads = platform.python_version(), torch.get_num_threads()
+    print(f"zokern {__version__}, Python {python}, torch {torch.__version__}, {threads} threads\n")
     rows = backends.status()
     width = max(len(row["backend"]) for row in rows)
     for row in rows:
-        serves = (
-            f"no: {row['unavailable']}"
-            if row["unavailable"]
-            else ", ".join(filter(None, ("yes", row["detail"])))
-        )
+        detail = f", {row['detail']}" if row["detail"] else ""
+        serves = f"no: {row['unavailable']}" if row["unavailable"] else f"yes{detail}"
         print(f"{row['backend']:{width}}  on {row['device']:4}  {serves}")
     ops = {row["backend"]: row["ops"].split(", ") for row in rows}
     names = sorted({op for own in ops.values() for op in own if op})
-    print(f"\n{'op':{max(map(len, names))}}  " + "  ".join(ops))
+    width = max(map(len, names))
+    print(f"\n{'op':{width}}  " + "  ".join(ops))
     for name in names:
-        marks = ("yes" if name in own else "-" for own in ops.values())
-        cells = (mark.ljust(len(backend)) for mark, backend in zip(marks, ops))
-        print(f"{name:{max(map(len, names))}}  " + "  ".join(cells).rstrip())
+        cells = [("yes" if name in own else "-").ljust(len(backend)) for backend, own in ops.items()]
+        print(f"{name:{width}}  " + "  ".join(cells).rstrip())

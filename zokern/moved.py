@@ -21,6 +21,7 @@ MOVED = {
     "zokern.compare": "zokern.app.compare",
     "zokern.models": "zokern.app.models",
     "zokern.nn.queries": "zokern.optim.parallel",
+    "zokern.nn.report": "zokern.app.parameters",
     "zokern.plots": "zokern.app.plots",
     "zokern.tasks": "zokern.app.tasks",
     "zokern.training": "zokern.app.training",
@@ -36,12 +37,11 @@ MOVED = {
 
 def new_name(name: str) -> str | None:
     """What a module is called now; None where it has not moved."""
-    package, rest = name, ""
-    while package:
-        if package in MOVED:
-            return MOVED[package] + rest
-        package, _, last = package.rpartition(".")
-        rest = f".{last}{rest}"
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        now = MOVED.get(".".join(parts[:end]))
+        if now is not None:
+            return ".".join([now, *parts[end:]])
     return None
 
 
@@ -51,16 +51,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if new_name(fullname) is None:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self)
+        now = new_name(fullname)
+        return None if now is None else importlib.machinery.ModuleSpec(fullname, self, loader_state=now)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        now = new_name(spec.name)
-        assert now is not None  # found above
-        module = importlib.import_module(now)
+        module = importlib.import_module(spec.loader_state)
         # level 2: the frames of the import system are not counted
-        warnings.warn(f"{spec.name} is now {now}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{spec.name} is now {module.__name__}", DeprecationWarning, stacklevel=2)
         spec.loader_state = module.__spec__, module.__loader__
         return module
 
@@ -71,11 +68,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.__spec__, module.__loader__ = spec.loader_state
 
 
-_finder = _Finder()
-
-
 def install() -> None:
     """Makes the old names importable; a second call does nothing."""
-    if _finder not in sys.meta_path:
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         # first: a package that moved is under its old name too, where its modules would be found as copies
-        sys.meta_path.insert(0, _finder)
+        sys.meta_path.insert(0, _Finder())

@@ -127,7 +127,7 @@ def test_first_order_training_moves_every_part() -> None:
         ({"init": "zeros"}, "init must be 'identity' or 'gaussian', got 'zeros'"),
         ({"scale": float("nan")}, "scale must be finite, got nan"),
         ({"std": (-1.0, None)}, "std of down must be finite and >= 0, got -1.0"),
-        ({"modes": ([4, 4], [8])}, r"modes: \[4, 4\] multiply to 16, hidden is 24"),
+        ({"modes": ([4, 4], [8])}, r"modes: \[4, 4\] multiply to 16, but hidden is 24"),
     ],
 )
 def test_rejects_by_name(options: dict, message: str) -> None:

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
 __all__ = ["clip_ranks", "core_shapes", "factorize"]
 
-
-def _prime_factors(n: int) -> dict[int, int]:
-    factors: dict[int, int] = {}
-    p = 2
-    while p * p <= n:
-        while n % p == 0:
-            factors[p] = factors.get(p, 0) + 1
-            n //= p
-        p += 1
-    if n > 1:
-        factors[n] = factors.get(n, 0) + 1
-    return factors
-
-
-def _divisors(n: int) -> list[int]:
-    divisors = [1]
-    for p, power in _prime_factors(n).items():
-        divisors = [d * p**k for d in divisors for k in range(power + 1)]
-    return sorted(divisors)
+Modes = tuple[Sequence[int], Sequence[int]]
 
 
 @functools.lru_cache(maxsize=4096)
 def _balanced(n: int, parts: int, least: int) -> tuple[int, ...] | None:
-    """`parts` ascending factors of n, each at least `least`, with the smallest sum."""
+    """`parts` ascending factors of n, each at least `least`, with the smallest sum, if there are any."""
     if parts == 1:
         return (n,) if n >= least else None
     best: tuple[int, ...] | None = None
-    for d in _divisors(n):
-        if d < least or d**parts > n:
-            continue
-        rest = _balanced(n // d, parts - 1, d)
+    for d in itertools.takewhile(lambda d: d**parts <= n, range(least, n + 1)):
+        rest = _balanced(n // d, parts - 1, d) if n % d == 0 else None
         if rest is not None and (best is None or d + sum(rest) <= sum(best)):
             best = (d, *rest)
     return best
+
+
+def is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_size(name: str, value: object) -> None:
+    if not is_size(value):
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def factorize(n: int, parts: int = 3, *, descending: bool = False) -> list[int]:
@@ -58,18 +48,55 @@ def factorize(n: int, parts: int = 3, *, descending: bool = False) -> list[int]:
     Raises:
         ValueError: n or parts is not a positive integer.
 
+    Cost: trial division up to sqrt(n) at most; results are kept.
+
     Source: table 9 of AdaZeta (Yang et al. 2024, arXiv:2406.18060) for 768, 4096, 64 and 8.
 
     Example:
         >>> factorize(768), factorize(768, descending=True), factorize(61)
         ([8, 8, 12], [12, 8, 8], [1, 1, 61])
     """
-    for name, value in (("n", n), ("parts", parts)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    check_size("n", n)
+    check_size("parts", parts)
     factors = _balanced(n, parts, 1)
     assert factors is not None  # 1 is always allowed
     return list(factors[::-1] if descending else factors)
+
+
+def resolve_modes(modes: Modes | None, **sizes: int) -> tuple[list[int], list[int]]:
+    """The given modes of two sizes, checked against them, or near-balanced ones of three factors a side.
+
+    Args:
+        modes: (factors of the first size, factors of the second).
+        sizes: the two, by the names that errors call them.
+
+    Raises:
+        ValueError: a size is not a positive integer, or modes do not multiply to the sizes.
+    """
+    for name, size in sizes.items():
+        check_size(name, size)
+    if modes is None:
+        left, right = sizes.values()
+        return factorize(left), factorize(right, descending=True)
+    if len(modes) != 2:
+        raise ValueError(f"modes must be (factors of {', factors of '.join(sizes)}), got {modes!r}")
+    sides = (list(modes[0]), list(modes[1]))
+    for side, (name, size) in zip(sides, sizes.items()):
+        if math.prod(side) != size:
+            raise ValueError(f"modes: {side} multiply to {math.prod(side)}, but {name} is {size}")
+    return sides
+
+
+def each_rank(rank: int | Sequence[int], cores: int) -> list[int]:
+    """The rank of each boundary between so many cores: one for all of them, or as given."""
+    ranks = [rank] * (cores - 1) if isinstance(rank, int) else list(rank)
+    if len(ranks) != cores - 1:
+        raise ValueError(
+            f"rank has {len(ranks)} entries for {cores} cores, which have {cores - 1} inner ranks"
+        )
+    if not all(map(is_size, ranks)):
+        raise ValueError(f"rank must be positive, got {rank!r}")
+    return ranks
 
 
 def clip_ranks(sizes: Sequence[int], ranks: Sequence[int]) -> list[int]:
@@ -104,20 +131,8 @@ def core_shapes(
         ValueError: a mode or rank is not a positive integer, or the number of ranks does not fit.
     """
     for name, modes in (("in_modes", in_modes), ("out_modes", out_modes)):
-        if not modes or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in modes):
+        if not modes or not all(map(is_size, modes)):
             raise ValueError(f"{name} must be positive integers, at least one, got {list(modes)}")
     sizes = [*in_modes, *out_modes]
-    ranks = [rank] * (len(sizes) - 1) if isinstance(rank, int) else list(rank)
-    if len(ranks) != len(sizes) - 1:
-        raise ValueError(
-            f"rank has {len(ranks)} entries for {len(sizes)} cores, which have {len(sizes) - 1} inner ranks"
-        )
-    if any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
-        raise ValueError(f"rank must be positive, got {rank!r}")
-    bounds = [1, *clip_ranks(sizes, ranks), 1]
+    bounds = [1, *clip_ranks(sizes, each_rank(rank, len(sizes))), 1]
     return [(bounds[i], k, bounds[i + 1]) for i, k in enumerate(sizes)]
-
-
-def size_of(shapes: Sequence[Sequence[int]]) -> int:
-    """Elements in all."""
-    return sum(math.prod(shape) for shape in shapes)

@@ -24,6 +24,15 @@ def frobenius_norm(cores: Sequence[Tensor]) -> float:
     return math.sqrt(max(float(gram), 0.0))
 
 
+def start_std(name: str, std: float | None, size: int) -> float:
+    """The root mean square to draw, checked: as given, or the one that keeps `size` features' scale."""
+    std = size**-0.5 if std is None else std
+    if not (math.isfinite(std) and std >= 0):
+        raise ValueError(f"{name} must be finite and >= 0, got {std!r}")
+    return std
+
+
+@torch.no_grad()
 def fill_cores_(cores: Sequence[Tensor], std: float, generator: torch.Generator | None = None) -> None:
     r"""Draws Gaussian cores, in place, such that the entries of W have the root mean square `std`.
 
@@ -42,12 +51,11 @@ def fill_cores_(cores: Sequence[Tensor], std: float, generator: torch.Generator 
             is zero.
         generator: of the CPU; default PyTorch's own. Values do not depend on the cores' device.
     """
-    with torch.no_grad():
-        for core in cores:
-            core.copy_(torch.randn(core.shape, generator=generator, dtype=torch.float32))
-        size = math.prod(core.shape[1] for core in cores)
-        factor = ((std or 1.0) * math.sqrt(size) / frobenius_norm(cores)) ** (1 / len(cores))
-        for core in cores:
-            core.mul_(factor)
-        if std == 0.0:
-            cores[-1].zero_()
+    for core in cores:
+        core.copy_(torch.randn(core.shape, generator=generator, dtype=torch.float32))
+    size = math.prod(core.shape[1] for core in cores)
+    factor = ((std or 1.0) * math.sqrt(size) / frobenius_norm(cores)) ** (1 / len(cores))
+    for core in cores:
+        core.mul_(factor)
+    if std == 0.0:
+        cores[-1].zero_()

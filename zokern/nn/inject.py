@@ -16,22 +16,16 @@ __all__ = ["TTAdapters", "add_tt_adapters", "find_tt_adapters", "remove_tt_adapt
 
 # Modules whose output is what the residual connection adds: of attention, then of feed-forward.
 # Each makes its output anew, so the adapter may write over it.
-_LLAMA = ("layers.*.self_attn", "layers.*.mlp")
-_OPT = ("layers.*.self_attn", "layers.*.fc2")
-_GPT2 = ("h.*.attn", "h.*.mlp")
-_BERT = ("layer.*.attention.output.dense", "layer.*.output.dense")
-_DISTILBERT = ("layer.*.attention", "layer.*.ffn")
-_FAMILIES: dict[str, tuple[str, ...]] = {
-    "llama": _LLAMA,
-    "opt": _OPT,
-    "gpt2": _GPT2,
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "camembert": _BERT,
-    "distilbert": _DISTILBERT,
+_FAMILIES = {
+    "llama": ("layers.*.self_attn", "layers.*.mlp"),
+    "opt": ("layers.*.self_attn", "layers.*.fc2"),
+    "gpt2": ("h.*.attn", "h.*.mlp"),
+    "bert": ("layer.*.attention.output.dense", "layer.*.output.dense"),
+    "distilbert": ("layer.*.attention", "layer.*.ffn"),
 }
-_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+_LIKE = ("llama", "opt", "gpt2", "bert")  # whose names models of other types may have: RoBERTa BERT's
+_FEATURES = ("out_features", "nf")  # of a layer; nf: transformers' Conv1D
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")  # of a config
 _NAME = "tt_adapters"
 
 
@@ -42,7 +36,7 @@ class AdaptOutput:
     the adapter, where a function would go on pointing at the original's.
     """
 
-    def __init__(self, adapter: TTAdapter, inplace: bool) -> None:
+    def __init__(self, adapter: nn.Module, inplace: bool) -> None:
         self.adapter, self.inplace = adapter, inplace
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -84,16 +78,21 @@ class TTAdapters(TTParameters):
             adapter.move_in(self, self.layout[name][0])
 
 
+def existing_adapters(model: nn.Module) -> TTAdapters | None:
+    """The adapters of a model, if it has any."""
+    return next((module for module in model.modules() if isinstance(module, TTAdapters)), None)
+
+
 def find_tt_adapters(model: nn.Module) -> TTAdapters:
     """The adapters of a model.
 
     Raises:
         ValueError: it has none.
     """
-    for module in model.modules():
-        if isinstance(module, TTAdapters):
-            return module
-    raise ValueError(f"model ({type(model).__name__}) has no TT adapters; see add_tt_adapters")
+    bank = existing_adapters(model)
+    if bank is None:
+        raise ValueError(f"model ({type(model).__name__}) has no TT adapters; see add_tt_adapters")
+    return bank
 
 
 def add_tt_adapters(
@@ -142,50 +141,44 @@ def add_tt_adapters(
         >>> adapters = add_tt_adapters(model, bottleneck=64, rank=5)
         >>> optimizer = AdaZeta(model, lr=1e-4, steps_per_epoch=63)
     """
-    if any(isinstance(module, TTAdapters) for module in model.modules()):
+    if existing_adapters(model) is not None:
         raise ValueError("model has TT adapters already; remove_tt_adapters(model) takes them out")
-    if hasattr(model, _NAME):
-        raise ValueError(f"model has an attribute named {_NAME!r} already")
-    chosen = _choose(model, targets)
-    in_place = targets is None if inplace is None else inplace
-    device = next((p.device for p in model.parameters()), None)
-    adapters = {
-        name: TTAdapter(
-            _width(model, name, module) if hidden is None else hidden,
-            bottleneck,
-            rank,
-            activation=activation,
-            scale=scale,
-            bias=bias,
-            init=init,
-            generator=generator,
-            device=device,
-        )
-        for name, module in chosen.items()
-    }
-    some = next(iter(adapters.values()))
-    config = {
+    options: dict[str, Any] = {
         "bottleneck": bottleneck,
-        "bottleneck_modes": some.bottleneck_modes,
         "rank": rank,
         "activation": activation,
         "scale": scale,
         "bias": bias,
-        "inplace": in_place,
-        "targets": {name: a.hidden_modes for name, a in adapters.items()},
-        "model_type": getattr(getattr(model, "config", None), "model_type", None),
     }
-    return attach(model, adapters, config)
+    adapters = {
+        name: TTAdapter(
+            output_width(model, name, module) if hidden is None else hidden,
+            **options,
+            init=init,
+            generator=generator,
+            device=device_of(model),
+        )
+        for name, module in choose_modules(model, targets).items()
+    }
+    config = {
+        **options,
+        "bottleneck_modes": next(iter(adapters.values())).bottleneck_modes,
+        "inplace": targets is None if inplace is None else inplace,
+        "targets": {name: adapter.hidden_modes for name, adapter in adapters.items()},
+        "model_type": _model_type(model),
+    }
+    return attach(model, TTAdapters(adapters, config))
 
 
-def attach(model: nn.Module, adapters: Mapping[str, TTAdapter], config: dict[str, Any]) -> TTAdapters:
+def attach(model: nn.Module, bank: TTAdapters) -> TTAdapters:
     """Freezes the model, registers the adapters on it and hooks them to their modules."""
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    bank = TTAdapters(adapters, config, trained)
+    if hasattr(model, _NAME):
+        raise ValueError(f"model has an attribute named {_NAME!r} already")
+    bank.trained_before = [name for name, p in model.named_parameters() if p.requires_grad]
     model.requires_grad_(False)
     model.add_module(_NAME, bank)
-    for name, adapter in adapters.items():
-        hook = AdaptOutput(adapter, config["inplace"])
+    for name, adapter in zip(bank.names, bank.adapters):
+        hook = AdaptOutput(adapter, bank.config["inplace"])
         model.get_submodule(name).register_forward_hook(hook)
     return bank
 
@@ -201,11 +194,8 @@ def remove_tt_adapters(model: nn.Module) -> None:
         hooks = module._forward_hooks
         for key in [key for key, hook in hooks.items() if isinstance(hook, AdaptOutput)]:
             del hooks[key]
-    for module in model.modules():
-        if module._modules.get(_NAME) is bank:
-            del module._modules[_NAME]
-            root = module
-            break
+    root = next(module for module in model.modules() if module._modules.get(_NAME) is bank)
+    del root._modules[_NAME]
     for name, parameter in root.named_parameters():
         parameter.requires_grad_(name in bank.trained_before)
 
@@ -218,11 +208,20 @@ def _matching(model: nn.Module, pattern: str) -> list[str]:
     ]
 
 
-def _choose(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.Module]:
+def _model_type(model: nn.Module) -> str | None:
+    return getattr(getattr(model, "config", None), "model_type", None)
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """Where adapters of the model go: to its first parameter."""
+    return next((p.device for p in model.parameters()), None)
+
+
+def choose_modules(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.Module]:
     """The modules to adapt by name, in the model's order."""
-    kind = getattr(getattr(model, "config", None), "model_type", None)
     if targets is None:
-        families = [_FAMILIES[kind]] if kind in _FAMILIES else [_LLAMA, _OPT, _GPT2, _BERT]
+        kind = _model_type(model)
+        families = [_FAMILIES[name] for name in ((kind,) if kind in _FAMILIES else _LIKE)]
         fitting = [f for f in families if all(_matching(model, pattern) for pattern in f)]
         if not fitting:
             what = f"model type {kind!r}" if kind else type(model).__name__
@@ -244,24 +243,17 @@ def _choose(model: nn.Module, targets: Sequence[str] | None) -> dict[str, nn.Mod
     return {name: module for name, module in model.named_modules() if name in found}
 
 
-def _width(model: nn.Module, name: str, module: nn.Module) -> int:
-    """Features of a module's output."""
-    for inner in reversed([module, *module.children()] if _is_chain(module) else [module]):
-        for attribute in ("out_features", "nf"):  # nf: transformers' Conv1D
-            value = getattr(inner, attribute, None)
-            if isinstance(value, int):
-                return value
-    for holder in (module, model):
-        config = getattr(holder, "config", None)
-        for attribute in _WIDTHS:
-            value = getattr(config, attribute, None)
+def output_width(model: nn.Module, name: str, module: nn.Module) -> int:
+    """Features of a module's output; of a `nn.Sequential`, those of its last layer that says them."""
+    layers = [*reversed(list(module.children())), module] if isinstance(module, nn.Sequential) else [module]
+    configs = [getattr(holder, "config", None) for holder in (module, model)]
+    places = [(layer, _FEATURES) for layer in layers] + [(config, _WIDTHS) for config in configs]
+    for place, attributes in places:
+        for attribute in attributes:
+            value = getattr(place, attribute, None)
             if isinstance(value, int):
                 return value
     raise ValueError(
         f"hidden: the width of the output of {name} ({type(module).__name__}) cannot be told from it "
         f"or a config; pass hidden="
     )
-
-
-def _is_chain(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential)

@@ -12,14 +12,13 @@ so they can never look at stale memory. Where gradients are wanted they are diff
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..ops import TTNoise
-from .factorize import size_of
 
 __all__ = ["PackedModule", "TTParameters", "pack"]
 
@@ -147,7 +146,7 @@ class TTParameters(Home):
         at = 0
         for name, module in modules.items():
             self.layout[name] = (at, dict(module.shapes))
-            at += size_of(list(module.shapes.values()))
+            at += sum(module.sizes)
 
     def named_parts(self) -> Iterator[tuple[str, Tensor]]:
         """("<module>.<part>", view without gradient) for each part of each module."""
@@ -205,16 +204,6 @@ def pack(root: nn.Module, *, name: str = "tt_parameters") -> TTParameters:
     return shared
 
 
-def named_shapes(**groups: Iterable[Sequence[int]] | Sequence[int] | None) -> dict[str, Shape]:
-    """Names and shapes of parts: a list of shapes gets numbers, None is left out."""
-    named: dict[str, Shape] = {}
-    for name, value in groups.items():
-        if value is None:
-            continue
-        shapes = list(value)
-        if shapes and isinstance(shapes[0], int):
-            named[name] = tuple(shapes)  # type: ignore[arg-type]
-        else:
-            for i, shape in enumerate(shapes):
-                named[f"{name}.{i}"] = tuple(shape)  # type: ignore[arg-type]
-    return named
+def numbered(name: str, shapes: Iterable[Shape]) -> dict[str, Shape]:
+    """The shapes of parts named "<name>.0", "<name>.1", ..."""
+    return {f"{name}.{i}": shape for i, shape in enumerate(shapes)}

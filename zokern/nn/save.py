@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from .inject import TTAdapters, _width, attach, find_tt_adapters
+from .inject import TTAdapters, attach, device_of, existing_adapters, find_tt_adapters, output_width
 from .tt_adapter import TTAdapter
 
 __all__ = ["load_tt_adapters", "save_tt_adapters"]
 
 FORMAT = "zokern-tt-adapters/1"
 _TENSORS, _CONFIG = "tt_adapters.safetensors", "tt_adapters.json"
-_KEYS = ("bottleneck", "bottleneck_modes", "rank", "activation", "scale", "bias", "targets")
+_OPTIONS = ("bottleneck", "rank", "activation", "scale", "bias")
 
 
 def save_tt_adapters(model: nn.Module, folder: str | Path) -> list[Path]:
@@ -70,33 +70,23 @@ def load_tt_adapters(model: nn.Module, folder: str | Path) -> TTAdapters:
     if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
         raise ValueError(f"{folder / _CONFIG} is not of the format {FORMAT}")
     tensors = load_file(folder / _TENSORS)
-    bank = next((m for m in model.modules() if isinstance(m, TTAdapters)), None)
-    if bank is not None:
-        for key in _KEYS:
-            if bank.config[key] != config[key]:
+    there = existing_adapters(model)
+    if there is not None:
+        for key in (*_OPTIONS, "bottleneck_modes", "targets"):
+            if there.config[key] != config[key]:
                 raise ValueError(
-                    f"model has adapters with {key} = {bank.config[key]!r}, the file has "
+                    f"model has adapters with {key} = {there.config[key]!r}, the file has "
                     f"{config[key]!r}; remove_tt_adapters(model) first"
                 )
-        _check(dict(bank.named_parts()), tensors, folder)
-    else:
-        adapters = _make(model, config)
-        shapes = {
-            f"{name}.{part}": torch.empty(shape, device="meta")
-            for name, adapter in adapters.items()
-            for part, shape in adapter.shapes.items()
-        }
-        _check(shapes, tensors, folder)
-        bank = attach(model, adapters, config)
-    with torch.no_grad():
-        for name, part in bank.named_parts():
-            part.copy_(tensors[name])
-    return bank
+    bank = there or TTAdapters(_make(model, config), config)
+    _check(dict(bank.named_parts()), tensors, folder)
+    for name, part in bank.named_parts():
+        part.copy_(tensors[name])
+    return there or attach(model, bank)
 
 
 def _make(model: nn.Module, config: dict[str, Any]) -> dict[str, TTAdapter]:
     modules = dict(model.named_modules())
-    device = next((p.device for p in model.parameters()), None)
     adapters = {}
     for name, modes in config["targets"].items():
         if name not in modules:
@@ -106,7 +96,7 @@ def _make(model: nn.Module, config: dict[str, Any]) -> dict[str, TTAdapter]:
             )
         hidden = math.prod(modes)
         try:
-            width = _width(model, name, modules[name])
+            width = output_width(model, name, modules[name])
         except ValueError:
             width = hidden  # it cannot be told; a forward will
         if width != hidden:
@@ -115,14 +105,10 @@ def _make(model: nn.Module, config: dict[str, Any]) -> dict[str, TTAdapter]:
             )
         adapters[name] = TTAdapter(
             hidden,
-            config["bottleneck"],
-            config["rank"],
-            activation=config["activation"],
-            scale=config["scale"],
-            bias=config["bias"],
+            **{option: config[option] for option in _OPTIONS},
             modes=(modes, config["bottleneck_modes"]),
             generator=torch.Generator(),
-            device=device,
+            device=device_of(model),
         )
     return adapters
 

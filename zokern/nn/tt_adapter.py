@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import ops
-from .factorize import core_shapes, factorize
-from .init import fill_cores_
-from .packed import PackedModule, named_shapes
+from ..call.checks import check_choice, check_finite
+from ..call.codes import ACTIVATIONS
+from .factorize import Modes, core_shapes, resolve_modes
+from .init import fill_cores_, start_std
+from .packed import PackedModule, numbered
 
 __all__ = ["ACTIVATIONS", "TTAdapter"]
 
-ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "identity")
 _BIASES: dict[bool | str, tuple[bool, bool]] = {
     True: (True, True),
     False: (False, False),
@@ -76,66 +76,43 @@ class TTAdapter(PackedModule):
         bias: bool | str = "down",
         init: str = "identity",
         std: tuple[float | None, float | None] = (None, None),
-        modes: tuple[Sequence[int], Sequence[int]] | None = None,
+        modes: Modes | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        for name, value in (("hidden", hidden), ("bottleneck", bottleneck)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {ACTIVATIONS}, got {activation!r}")
+        check_choice("activation", activation, ACTIVATIONS)
         if bias not in _BIASES:
             raise ValueError(f"bias must be True, False, 'down' or 'up', got {bias!r}")
         if init not in ("identity", "gaussian"):
             raise ValueError(f"init must be 'identity' or 'gaussian', got {init!r}")
-        if not math.isfinite(scale):
-            raise ValueError(f"scale must be finite, got {scale!r}")
-        if modes is None:
-            modes = (factorize(hidden), factorize(bottleneck, descending=True))
-        outer, inner = list(modes[0]), list(modes[1])
-        for side, size, name in ((outer, hidden, "hidden"), (inner, bottleneck, "bottleneck")):
-            if math.prod(side) != size:
-                raise ValueError(f"modes: {side} multiply to {math.prod(side)}, {name} is {size}")
+        outer, inner = resolve_modes(modes, hidden=hidden, bottleneck=bottleneck)
         down = core_shapes(outer, inner, rank)
-        up = [shape[::-1] for shape in reversed(down)]
         has_down, has_up = _BIASES[bias]
         # in the order in which `tt_adapter` takes the noise's offsets
-        super().__init__(
-            named_shapes(
-                down=down,
-                down_bias=[bottleneck] if has_down else None,
-                up=up,
-                up_bias=[hidden] if has_up else None,
-            ),
-            device,
-        )
+        shapes = numbered("down", down)
+        if has_down:
+            shapes["down_bias"] = (bottleneck,)
+        shapes |= numbered("up", (core[::-1] for core in reversed(down)))
+        if has_up:
+            shapes["up_bias"] = (hidden,)
+        super().__init__(shapes, device)
         self.hidden, self.bottleneck = hidden, bottleneck
         self.hidden_modes, self.bottleneck_modes = outer, inner
-        self.activation, self.scale, self.bias = activation, float(scale), bias
+        self.activation, self.scale, self.bias = activation, check_finite("scale", scale), bias
         self.count = len(down)  # cores of each projection
+        self.ranks = [core[-1] for core in down[:-1]]  # of `down`
         if not self.flat.is_meta:
             self._fill(init, std, generator)
 
+    @torch.no_grad()
     def _fill(
-        self,
-        init: str,
-        std: tuple[float | None, float | None],
-        generator: torch.Generator | None,
+        self, init: str, std: tuple[float | None, float | None], generator: torch.Generator | None
     ) -> None:
         down, up = self.down, self.up
-        for name, cores, size, value in (
-            ("down", down, self.hidden, std[0]),
-            ("up", up, self.bottleneck, std[1]),
-        ):
-            value = size**-0.5 if value is None else value
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"std of {name} must be finite and >= 0, got {value!r}")
-            with torch.no_grad():
-                fill_cores_(cores, value, generator)
+        fill_cores_(down, start_std("std of down", std[0], self.hidden), generator)
+        fill_cores_(up, start_std("std of up", std[1], self.bottleneck), generator)
         if init == "identity":
-            with torch.no_grad():
-                max(up, key=Tensor.numel).zero_()
+            max(up, key=Tensor.numel).zero_()
 
     def _projections(
         self, device: torch.device | None = None
@@ -144,12 +121,9 @@ class TTAdapter(PackedModule):
         parts, n = self.parts(device), self.count
         has_down, has_up = _BIASES[self.bias]
         middle = n + has_down
-        return (
-            list(parts[:n]),
-            parts[n] if has_down else None,
-            list(parts[middle : middle + n]),
-            parts[middle + n] if has_up else None,
-        )
+        down_bias = parts[n] if has_down else None
+        up_bias = parts[-1] if has_up else None
+        return list(parts[:n]), down_bias, list(parts[middle : middle + n]), up_bias
 
     @property
     def down(self) -> list[Tensor]:
@@ -202,9 +176,8 @@ class TTAdapter(PackedModule):
         )
 
     def extra_repr(self) -> str:
-        modes = f"{'x'.join(map(str, self.hidden_modes))}|{'x'.join(map(str, self.bottleneck_modes))}"
-        ranks = [shape[-1] for shape in list(self.shapes.values())[: self.count - 1]]
+        modes = "|".join("x".join(map(str, side)) for side in (self.hidden_modes, self.bottleneck_modes))
         return (
-            f"hidden={self.hidden}, bottleneck={self.bottleneck}, modes={modes}, ranks={ranks}, "
+            f"hidden={self.hidden}, bottleneck={self.bottleneck}, modes={modes}, ranks={self.ranks}, "
             f"activation={self.activation}, scale={self.scale:g}, bias={self.bias!r}"
         )

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
-from .factorize import core_shapes, factorize
-from .init import fill_cores_
-from .packed import PackedModule, named_shapes
+from .factorize import Modes, core_shapes, resolve_modes
+from .init import fill_cores_, start_std
+from .packed import PackedModule, numbered
 from .tt_svd import tt_svd
 
 __all__ = ["TTLinear"]
-
-Modes = tuple[Sequence[int], Sequence[int]]
-
-
-def resolve_modes(
-    in_features: int, out_features: int, modes: Modes | None, parts: int = 3
-) -> tuple[list[int], list[int]]:
-    """The given modes, checked against the sizes, or near-balanced ones of `parts` factors a side."""
-    for name, value in (("in_features", in_features), ("out_features", out_features)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    if modes is None:
-        return factorize(in_features, parts), factorize(out_features, parts, descending=True)
-    if len(modes) != 2:
-        raise ValueError(f"modes must be (factors of in, factors of out), got {modes!r}")
-    sides = (list(modes[0]), list(modes[1]))
-    for side, size, name in zip(sides, (in_features, out_features), ("in", "out")):
-        if math.prod(side) != size:
-            raise ValueError(f"modes: {side} multiply to {math.prod(side)}, but {name}_features is {size}")
-    return sides
 
 
 class TTLinear(PackedModule):
@@ -56,6 +35,9 @@ class TTLinear(PackedModule):
         std: root mean square of W's entries at the start; default 1 / sqrt(in_features).
         generator: of the CPU, for the start values.
         device: of the parameters.
+
+    Attributes:
+        ranks: the inner ranks in use.
 
     Shape: (*, in_features) to (*, out_features).
 
@@ -85,19 +67,20 @@ class TTLinear(PackedModule):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        in_modes, out_modes = resolve_modes(in_features, out_features, modes)
-        shapes = core_shapes(in_modes, out_modes, rank)
-        super().__init__(named_shapes(core=shapes, bias=[out_features] if bias else None), device)
+        in_modes, out_modes = resolve_modes(modes, in_features=in_features, out_features=out_features)
+        cores = core_shapes(in_modes, out_modes, rank)
+        shapes = numbered("core", cores)
+        if bias:
+            shapes["bias"] = (out_features,)
+        super().__init__(shapes, device)
         self.in_features, self.out_features = in_features, out_features
         self.in_modes, self.out_modes = in_modes, out_modes
         self.split = len(in_modes)
+        self.ranks = [core[-1] for core in cores[:-1]]
         self.has_bias = bias
-        std = in_features**-0.5 if std is None else std
-        if not (math.isfinite(std) and std >= 0):
-            raise ValueError(f"std must be finite and >= 0, got {std!r}")
+        std = start_std("std", std, in_features)
         if not self.flat.is_meta:
-            with torch.no_grad():
-                fill_cores_(self.cores, std, generator)
+            fill_cores_(self.cores, std, generator)
 
     @classmethod
     def from_linear(
@@ -126,45 +109,34 @@ class TTLinear(PackedModule):
         weight = getattr(linear, "weight", None)
         if not isinstance(weight, Tensor) or weight.dim() != 2:
             raise TypeError(f"linear must have a weight matrix, got {type(linear).__name__}")
-        matrix = weight.detach().T
-        if hasattr(linear, "nf"):  # transformers' Conv1D, whose weight is (in, out)
-            matrix = weight.detach()
+        # transformers' Conv1D, which has an `nf`, holds (in, out)
+        matrix = weight.detach() if hasattr(linear, "nf") else weight.detach().T
         bias = getattr(linear, "bias", None)
         n_in, n_out = matrix.shape
-        in_modes, out_modes = resolve_modes(n_in, n_out, modes)
-        cores, error = tt_svd(matrix, in_modes, out_modes, rank=rank, tolerance=tolerance)
-        layer = cls(
-            n_in,
-            n_out,
-            rank=[core.shape[-1] for core in cores[:-1]],
-            modes=(in_modes, out_modes),
-            bias=bias is not None,
-            device=weight.device,
-        )
+        modes = resolve_modes(modes, in_features=n_in, out_features=n_out)
+        cores, error = tt_svd(matrix, *modes, rank=rank, tolerance=tolerance)
+        ranks = [core.shape[-1] for core in cores[:-1]]
+        layer = cls(n_in, n_out, ranks, modes=modes, bias=bias is not None, device=weight.device)
         with torch.no_grad():
-            for mine, core in zip(layer.cores, cores):
-                mine.copy_(core)
-            if bias is not None:
-                layer.parts()[-1].copy_(bias)
+            for part, value in zip(layer.parts(), cores if bias is None else [*cores, bias]):
+                part.copy_(value)
         layer.tt_error = error
         return layer
+
+    def _cores_and_bias(self, device: torch.device | None = None) -> tuple[list[Tensor], Tensor | None]:
+        cores = list(self.parts(device))
+        bias = cores.pop() if self.has_bias else None
+        return cores, bias
 
     @property
     def cores(self) -> list[Tensor]:
         """Views of the cores, (r_{i-1}, k_i, r_i)."""
-        parts = self.parts()
-        return list(parts[:-1] if self.has_bias else parts)
+        return self._cores_and_bias()[0]
 
     @property
     def bias(self) -> Tensor | None:
         """View of the bias, (out_features,)."""
-        return self.parts()[-1] if self.has_bias else None
-
-    @property
-    def ranks(self) -> list[int]:
-        """The inner ranks in use."""
-        count = len(self.in_modes) + len(self.out_modes)
-        return [shape[-1] for shape in list(self.shapes.values())[: count - 1]]
+        return self._cores_and_bias()[1]
 
     def weight(self) -> Tensor:
         """W as `nn.Linear` has it, (out_features, in_features): for export and tests."""
@@ -183,13 +155,11 @@ class TTLinear(PackedModule):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x must end in {self.in_features} features, got shape {tuple(x.shape)}")
-        parts = self.parts(x.device)
-        bias = parts[-1] if self.has_bias else None
-        cores = parts[:-1] if self.has_bias else parts
-        return ops.tt_linear(x, list(cores), self.split, bias, noise=self.noise())
+        cores, bias = self._cores_and_bias(x.device)
+        return ops.tt_linear(x, cores, self.split, bias, noise=self.noise())
 
     def extra_repr(self) -> str:
-        modes = f"{'x'.join(map(str, self.in_modes))}|{'x'.join(map(str, self.out_modes))}"
+        modes = "|".join("x".join(map(str, side)) for side in (self.in_modes, self.out_modes))
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, modes={modes}, "
             f"ranks={self.ranks}, bias={self.has_bias}"

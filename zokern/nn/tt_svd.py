@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .factorize import clip_ranks
+from .factorize import clip_ranks, each_rank
 
 __all__ = ["tt_svd"]
 
@@ -53,12 +53,7 @@ def tt_svd(
     if tolerance is not None and not 0.0 <= tolerance < 1.0:
         raise ValueError(f"tolerance must be in [0, 1), got {tolerance!r}")
     count = len(sizes)
-    most = [2**62] * (count - 1)
-    if rank is not None:
-        most = [rank] * (count - 1) if isinstance(rank, int) else list(rank)
-        if len(most) != count - 1 or any(r < 1 for r in most):
-            raise ValueError(f"rank must be positive, one or {count - 1} of them, got {rank!r}")
-    most = clip_ranks(sizes, most)
+    most = clip_ranks(sizes, [2**62] * (count - 1) if rank is None else each_rank(rank, count))
     target = matrix.detach().double()
     norm = float(target.norm())
     slack = 0.0 if tolerance is None else (tolerance * norm) ** 2 / max(count - 1, 1)

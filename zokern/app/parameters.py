@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .inject import TTAdapters, _choose, _width
-from .tt_adapter import TTAdapter
+from zokern.nn import TTAdapter
+from zokern.nn.inject import choose_modules, existing_adapters, output_width
 
 __all__ = ["ParameterReport", "parameter_report"]
 
@@ -90,13 +90,13 @@ def parameter_report(
     Example:
         >>> print(parameter_report(model))
     """
-    bank = next((m for m in model.modules() if isinstance(m, TTAdapters)), None)
+    bank = existing_adapters(model)
     if bank is not None:
         adapters = [adapter for adapter in bank.adapters if isinstance(adapter, TTAdapter)]
     else:
         widths = [
-            _width(model, name, module) if hidden is None else hidden
-            for name, module in _choose(model, None).items()
+            output_width(model, name, module) if hidden is None else hidden
+            for name, module in choose_modules(model, None).items()
         ]
         made = {width: TTAdapter(width, bottleneck, rank, bias=bias, device="meta") for width in set(widths)}
         adapters = [made[width] for width in widths]

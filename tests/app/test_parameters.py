@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from zokern.nn import add_tt_adapters, parameter_report
-
-from .families import make
+import zokern
+from tests.nn.families import make
+from zokern.app import parameters
+from zokern.app.parameters import parameter_report
+from zokern.nn import add_tt_adapters
 
 
 def test_counts_what_the_model_holds() -> None:
@@ -43,3 +45,18 @@ def test_table() -> None:
     text = str(parameter_report(make("bert"), 8, 3))
     assert "4 dense bottleneck adapters" in text and "LoRA r=8 on query and value" in text
     assert str(parameter_report(make("gpt2"), 8, 3)).count("\n") == 6
+
+
+@pytest.mark.parametrize("name", parameters.__all__)
+def test_had_from_nn_for_one_release(name: str) -> None:
+    now = f"zokern.nn.{name} is now zokern.app.parameters.{name}"
+    with pytest.warns(DeprecationWarning, match=now) as caught:
+        old = getattr(zokern.nn, name)
+    assert old is getattr(parameters, name)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("name", ["report_parameters"])
+def test_nn_refuses_other_names(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"'zokern.nn' has no attribute '{name}'"):
+        getattr(zokern.nn, name)
