@@ -45,7 +45,7 @@ class Cost:
 
     Attributes:
         passes: times that zokern's ops go over the weights.
-        other: times that ops of torch do (copies, comparisons, sums).
+        other: times that ops of torch do (copies, comparisons, sums; `add_dense_` is one).
         normals: numbers drawn.
         bytes: read and written.
         forwards: closures run, a number and not a fraction.
