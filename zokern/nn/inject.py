@@ -23,7 +23,7 @@ _FAMILIES = {
     "bert": ("layer.*.attention.output.dense", "layer.*.output.dense"),
     "distilbert": ("layer.*.attention", "layer.*.ffn"),
 }
-_LIKE = ("llama", "opt", "gpt2", "bert")  # whose names models of other types may have: RoBERTa BERT's
+_LIKE = ("llama", "opt", "gpt2", "bert")  # tried for other types: RoBERTa has BERT's names, Mistral Llama's
 _FEATURES = ("out_features", "nf")  # of a layer; nf: transformers' Conv1D
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")  # of a config
 _NAME = "tt_adapters"
