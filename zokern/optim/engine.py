@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .moves import IDENTITY, Affine, Apply, Pass, Point, Terms
+from .moves import IDENTITY, Affine, Apply, Pass, Point, Terms, uninterrupted
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,8 @@ def same_kind(a: Tensor, b: Tensor) -> bool:
 class Engine(ABC):
     """What `ZerothOrderOptimizer` asks for; one subclass a way of restoring weights.
 
-    Args:
-        trainables: all trainable parameters.
-        apply: carries out one pass.
-        rounding: of passes that hold an update, for 16-bit parameters; probes round to nearest.
-        indices: the trainables this engine looks after; default all.
+    `rounding` is that of passes that hold an update, for 16-bit parameters: probes round to nearest.
+    `indices` are the trainables that this engine looks after, by default all.
     """
 
     mode: ClassVar[str]
@@ -58,11 +55,7 @@ class Engine(ABC):
     """Whether leaving an update pending saves a pass (`lazy=True`)."""
 
     def __init__(
-        self,
-        trainables: Trainables,
-        apply: Apply,
-        rounding: str,
-        indices: Sequence[int] | None = None,
+        self, trainables: Trainables, apply: Apply, rounding: str, indices: Sequence[int] | None = None
     ) -> None:
         self.trainables = trainables
         self.apply = apply
@@ -110,6 +103,18 @@ class Engine(ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Takes over what `state` returned, of this or another restore mode."""
+
+    def _carry_out(
+        self,
+        source: Mapping[int, Tensor] | Sequence[Tensor],
+        target: Mapping[int, Tensor] | Sequence[Tensor],
+        apply: Apply,
+        merge: bool = True,
+    ) -> None:
+        """Moves by the map, which is then the identity."""
+        with uninterrupted():
+            self._walk(self.map, source, target, apply, merge=merge)
+            self.map = [IDENTITY] * len(self.map)
 
     def _walk(
         self,

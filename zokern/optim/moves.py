@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -28,11 +29,7 @@ Point = list[Terms]
 
 
 def seed_of(direction: Direction) -> int:
-    """The seed that a direction is drawn with.
-
-    Raises:
-        TypeError: it is neither an int nor has a `seed`.
-    """
+    """The seed that a direction is drawn with."""
     seed = direction if isinstance(direction, int) else getattr(direction, "seed", None)
     if not isinstance(seed, int):
         raise TypeError(f"a direction must be a seed or have one, got {direction!r}")
@@ -41,14 +38,11 @@ def seed_of(direction: Direction) -> int:
 
 @dataclass(frozen=True)
 class Affine:
-    """`decay * x + sum terms[k] * z(k)`.
+    """`decay * x + sum terms[k] * z(k)`, without terms that are zero.
 
-    Args:
-        decay: factor of x.
-        terms: direction to coefficient; zeros are left out.
-        rounding_seed: set where the map holds a committed update, which is what stochastic rounding
-            is for: its bits are drawn with this seed. The freshest direction gives it, so that no
-            two updates round with the same bits.
+    `rounding_seed` is set where the map holds a committed update, which is what stochastic rounding is
+    for: its bits are drawn with this seed. The freshest direction gives it, so that no two updates
+    round with the same bits.
     """
 
     decay: float = 1.0
@@ -98,12 +92,9 @@ class Pass:
     Args:
         indices: ordinals of the trainables, which are also their streams.
         group: param group (the first, where groups that move alike were merged).
-        source: read, one device.
-        target: written; `target is source` in place.
-        decay: factor of the source.
-        terms: direction to coefficient.
-        rounding: "nearest" or "stochastic".
-        rounding_seed: of "stochastic".
+        source, target: read and written, on one device; `target is source` in place.
+        decay, terms: factor of the source, and direction to coefficient.
+        rounding, rounding_seed: "nearest", or "stochastic" with the bits of this seed.
     """
 
     indices: list[int]
@@ -134,16 +125,18 @@ class Pass:
     def is_identity(self) -> bool:
         return self.target is self.source and self.decay == 1.0 and not any(self.terms.values())
 
-    def seeds_and_scales(self) -> tuple[list[int], list[float], str]:
-        """Seeds, their coefficients and the rounding as the ops take them: the bits of stochastic
-        rounding are those of the first seed."""
-        seeds: dict[int, float] = {}
+    def run(self, op: Callable[..., object], **options: Any) -> None:
+        """Calls `perturb_` or an op of its kind, with options of its own."""
+        scales: dict[int, float] = {}
         for direction, scale in self.terms.items():
-            seeds[seed_of(direction)] = seeds.get(seed_of(direction), 0.0) + scale
-        if self.rounding == "nearest" or self.rounding_seed is None:
-            return list(seeds), list(seeds.values()), "nearest"
-        scale = seeds.pop(self.rounding_seed, 0.0)
-        return [self.rounding_seed, *seeds], [scale, *seeds.values()], self.rounding
+            seed = seed_of(direction)
+            scales[seed] = scales.get(seed, 0.0) + scale
+        rounding = "nearest"
+        if self.rounding != "nearest" and self.rounding_seed is not None:
+            rounding, first = self.rounding, self.rounding_seed  # bits are drawn with the first seed
+            scales = {first: scales.pop(first, 0.0), **scales}
+        options.update(decay=self.decay, streams=self.indices, rounding=rounding, out=self.out)
+        op(self.source, list(scales), list(scales.values()), **options)
 
 
 Apply = Callable[[Pass], None]

@@ -117,25 +117,15 @@ class MaskedDirections(Directions):
             kind = "mask" if i in self.masks else "threshold" if i in self.thresholds else "all"
             parts.setdefault(kind, []).append(n)
         for kind, chosen in parts.items():
-            self._pass(work.part(chosen) if len(parts) > 1 else work, kind)
-
-    def _pass(self, work: Pass, kind: str) -> None:
-        seeds, scales, rounding = work.seeds_and_scales()
-        options: dict[str, Any] = {
-            "decay": work.decay,
-            "streams": work.indices,
-            "distribution": self.distribution,
-            "rounding": rounding,
-            "out": work.out,
-        }
-        if kind == "mask":
-            masks = [self.masks[i] for i in work.indices]
-            perturb_masked_(work.source, seeds, scales, masks=masks, **options)
-        elif kind == "threshold":
-            thresholds = [self.thresholds[i] for i in work.indices]
-            perturb_masked_(work.source, seeds, scales, thresholds=thresholds, **options)
-        else:
-            perturb_(work.source, seeds, scales, **options)
+            part = work.part(chosen) if len(parts) > 1 else work
+            if kind == "mask":
+                masks = [self.masks[i] for i in part.indices]
+                part.run(perturb_masked_, masks=masks, distribution=self.distribution)
+            elif kind == "threshold":
+                thresholds = [self.thresholds[i] for i in part.indices]
+                part.run(perturb_masked_, thresholds=thresholds, distribution=self.distribution)
+            else:
+                part.run(perturb_, distribution=self.distribution)
 
 
 class SmallDirections(MaskedDirections):

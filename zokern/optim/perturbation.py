@@ -21,7 +21,7 @@ from .moves import Direction, Pass
 
 
 class Owner(Protocol):
-    """What directions may ask of their optimizer at the beginning of a step."""
+    """What directions may ask of their optimizer at the beginning of a step: `ZerothOrderOptimizer` says what each is."""
 
     @property
     def param_groups(self) -> Sequence[Mapping[str, Any]]: ...
@@ -30,17 +30,13 @@ class Owner(Protocol):
     def steps(self) -> int: ...
 
     @property
-    def turn(self) -> int:
-        """Counts the choices: the number of the step, or of the interval where one holds for several."""
-        ...
+    def turn(self) -> int: ...
 
     @property
     def restore(self) -> str: ...
 
     @property
-    def keeps_masks(self) -> bool:
-        """Whether masks are to be stored, for passes that do not start from the committed weights."""
-        ...
+    def keeps_masks(self) -> bool: ...
 
     def flush(self) -> None: ...
 
@@ -62,11 +58,8 @@ class Directions(ABC):
         self.masks = {}
 
     def attach(self, trainables: Trainables) -> None:  # noqa: B027
-        """Learns the trainables, at first and when there are more.
-
-        Raises:
-            TypeError, ValueError: the choice does not fit them.
-        """
+        """Learns the trainables, at first and when there are more; refuses those that the choice does not
+        fit (TypeError, ValueError)."""
 
     def begin(self, owner: Owner) -> None:  # noqa: B027
         """Before a step's first move: brings up to date what depends on the step or the weights."""
@@ -137,19 +130,8 @@ class FullDirections(Directions):
         self.distribution = distribution
 
     def apply(self, work: Pass) -> None:
-        if work.is_identity():
-            return
-        seeds, scales, rounding = work.seeds_and_scales()
-        perturb_(
-            work.source,
-            seeds,
-            scales,
-            decay=work.decay,
-            streams=work.indices,
-            distribution=self.distribution,
-            rounding=rounding,
-            out=work.out,
-        )
+        if not work.is_identity():
+            work.run(perturb_, distribution=self.distribution)
 
 
 def dense_estimate(
