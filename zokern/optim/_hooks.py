@@ -40,11 +40,9 @@ class ModuleHook:
     def act(self) -> None:
         """What the hook does: land what is pending; within a step, only show that it is called."""
         engine = self._engine()
-        if engine is None:
-            return
-        if engine.busy:
+        if engine is not None and engine.busy:
             engine.hooked = True
-        elif engine.pending:
+        elif engine is not None and engine.pending:
             with torch.no_grad():
                 engine.land()
 
@@ -88,7 +86,7 @@ def places(
     """`owners`, and modules that stand for all below them, where that takes no more memory than the
     largest single owner. One pass a decoder layer in place of nine costs a ninth of the calls: a bf16
     step of SmolLM2-135M spends 0.14 s outside its forwards in place of 0.24 s (2 cores, Nov 2026).
-    What such a module swaps in, those below it find done; where its own forward never runs (a mere
+    Modules below it then have nothing left to swap in, but where its own forward never runs (a mere
     holder of layers) they do it themselves. The root stays out, for a closure may call its parts.
     """
 
@@ -97,7 +95,6 @@ def places(
 
     limit = max(map(size, owners.values()), default=0)
     found: dict[nn.Module, list[int]] = {}
-
     for module in root.modules():
         below = list(dict.fromkeys(i for m in module.modules() for i in owners.get(m, ())))
         if below and module is not root and size(below) <= limit:

@@ -152,13 +152,8 @@ class SVRG(ZerothOrderOptimizer):
 
     def _copy(self) -> None:
         self.engine.land()
-        for i, p in enumerate(self.trainables):
-            if "anchor" not in self.state[p]:
-                with torch.inference_mode(False):
-                    self.state[p]["anchor"] = torch.empty_like(p, requires_grad=False)
-            self._copies[i] = self.state[p]["anchor"]
-        if self._copies:
-            torch._foreach_copy_(list(self._copies.values()), self.trainables)
+        self._copies.update((i, self.buffer(p, "anchor", p.dtype)) for i, p in enumerate(self.trainables))
+        torch._foreach_copy_(list(self._copies.values()), self.trainables)
 
     def _method_state(self) -> dict[str, Any]:
         plain = self.directions.to_plain

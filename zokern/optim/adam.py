@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ..call.checks import check_number
 from ..ops import adam_
 from .base import ZerothOrderOptimizer
-from .dense import add_, split_moving
+from .dense import add_, moving_part
 from .moves import Direction, Pass, seed_of
+from .options import Common
 from .perturbation import dense_estimate
 from .record import Closure, Grads
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import Common
 
 
 class ZOAdam(ZerothOrderOptimizer):
@@ -44,17 +41,14 @@ class ZOAdam(ZerothOrderOptimizer):
         adam_eps: \varepsilon, > 0.
         weight_decay: \lambda, through the gradient, as in `torch.optim.Adam`.
         one_sided: see `MeZO`.
-        common: keywords of every method: see `ZerothOrderOptimizer`.
+        common: as in `MeZO`.
 
     `lr`, `eps`, `betas`, `adam_eps` and `weight_decay` may differ between param groups. m and v are fp32
     whatever the dtype of the weights. A step that is skipped leaves them as they were and does not
     count for t. Weights that a step does not move (`Blocks`, `SmallWeights`) keep m and v as well, and a
     tensor none of which moves does not count the step for t.
 
-    Returns (of `step`): as `MeZO`.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind or out of range; it is named.
+    Returns and errors: as `MeZO`.
 
     Cost: 2Q forwards, 2Q probe passes and the update pass, which reads and writes weights, m and v once
         (24 bytes an element in fp32). Two fp32 buffers as large as the trainables. `lazy` saves nothing:
@@ -114,9 +108,7 @@ class ZOAdam(ZerothOrderOptimizer):
 
     def _descend(self, work: Pass, grads: Grads) -> None:
         """The update pass: from where the last probe left the weights, to the updated ones."""
-        moving, resting = split_moving(work, self.directions, grads)
-        if resting is not None:
-            self.directions.apply(resting)
+        moving = moving_part(work, self.directions, grads)
         if moving is None:
             return
         if not self.directions.whole:
@@ -213,11 +205,8 @@ class ZOAdam(ZerothOrderOptimizer):
     def _state_of(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
         if not state:
-            names = ["exp_avg", "exp_avg_sq"]
-            if self.variant == "adamm":
-                names.append("max_exp_avg_sq")
-            with torch.inference_mode(False):
-                state.update({name: torch.zeros_like(p, dtype=torch.float32) for name in names})
+            for name in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.variant == "adamm" else [])):
+                self.buffer(p, name)
             state["step"] = 0
         return state
 

@@ -243,6 +243,14 @@ class AttachedOptimizer(torch.optim.Optimizer):
 
     # -- for methods with state or needs of their own -----------------------------------------
 
+    def buffer(self, p: Tensor, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`state[p][name]`, as large as the parameter and zero at first."""
+        state = self.state[p]
+        if name not in state:
+            with torch.inference_mode(False):
+                state[name] = torch.zeros_like(p, dtype=dtype, requires_grad=False)
+        return state[name]  # type: ignore[no-any-return]
+
     def _method_state(self) -> dict[str, Any]:
         """Plain-Python state beyond `self.state`."""
         return {}

@@ -13,15 +13,13 @@ from .moves import Direction, Pass
 from .perturbation import Directions
 
 
-def split_moving(
-    work: Pass, directions: Directions, grads: Mapping[Direction, object]
-) -> tuple[Pass | None, Pass | None]:
-    """The parts of a pass that the directions of `grads` move and do not move."""
+def moving_part(work: Pass, directions: Directions, grads: Mapping[Direction, object]) -> Pass | None:
+    """The part of a pass that the directions of `grads` move, if any; the rest is carried out here."""
     moving = [n for n, i in enumerate(work.indices) if any(directions.moves(along, i) for along in grads)]
     if len(moving) == len(work.indices):
-        return work, None
-    resting = sorted(set(range(len(work.indices))) - set(moving))
-    return (work.part(moving) if moving else None), work.part(resting)
+        return work
+    directions.apply(work.part(sorted(set(range(len(work.indices))) - set(moving))))
+    return work.part(moving) if moving else None
 
 
 def add_(

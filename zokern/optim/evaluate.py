@@ -56,28 +56,15 @@ class Replay(Evaluator):
             yield self.losses[self.used - 1]
 
     def done(self) -> None:
-        """At the end of the step.
-
-        Raises:
-            ValueError: the log has losses that were not used.
-        """
+        """At the end of the step: refuses a log with losses that were not used."""
         left = len(self.losses) - self.used
         if left:
             raise ValueError(f"the log of step {self.step} has {left} losses too many")
 
 
 class Batched(Evaluator):
-    """One forward for all points: every trained module applies its perturbed copies to row blocks.
-
-    Args:
-        engine: of the weights, which are not displaced.
-        module: that the closure calls.
-        directions: what a point's copy is made with.
-        max_parallel: most copies in one forward; None: all.
-
-    Raises:
-        ValueError: a module with trainables cannot have copies, named.
-    """
+    """One forward of `module` for all points: every trained module applies its perturbed copies to row
+    blocks, and no weight is displaced."""
 
     def __init__(
         self,
@@ -86,10 +73,8 @@ class Batched(Evaluator):
         directions: Directions,
         max_parallel: int | None,
     ) -> None:
-        self.engine = engine
-        self.module = module
-        self.directions = directions
-        self.max_parallel = max_parallel
+        self.engine, self.module = engine, module
+        self.directions, self.max_parallel = directions, max_parallel
         self._copies()  # says now what cannot have copies
 
     def __call__(self, run: Run, points: Sequence[Point]) -> Iterator[float]:

@@ -134,14 +134,15 @@ class FullDirections(Directions):
             work.run(perturb_, distribution=self.distribution)
 
 
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of what is computed for weights of this one."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def dense_estimate(
     directions: Directions, i: int, like: Tensor, group: int, grads: Mapping[Direction, float]
 ) -> Tensor:
-    """sum grads * z of one trainable, as a tensor: for rules that are not fused with the noise.
-
-    float32, or float64 for a float64 trainable. 0 where nothing moves.
-    """
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    dense = [torch.zeros_like(like, dtype=dtype, requires_grad=False)]
+    """sum grads * z of one trainable, 0 where nothing moves: for rules that are not fused with the noise."""
+    dense = [torch.zeros_like(like, dtype=at_least_fp32(like.dtype), requires_grad=False)]
     directions.apply(Pass([i], group, dense, dense, 1.0, dict(grads)))
     return dense[0]
