@@ -50,8 +50,7 @@ class _FromAnchor(Directions):
 
 
 class SVRG(ZerothOrderOptimizer):
-    """What MeZO-SVRG and ZO-SVRG share: the anchor, its full-batch estimate, and the moves made since. A
-    subclass writes the two kinds of step."""
+    """The anchor, its full-batch estimate, and the moves made since; a subclass writes the two kinds of step."""
 
     def __init__(
         self,
@@ -119,7 +118,9 @@ class SVRG(ZerothOrderOptimizer):
         if self.skips(*(value for values in terms.values() for value in values)):
             return
         if self.anchor == "copy":
-            self._copy()
+            self.engine.land()
+            self._copies.update((i, self.buffer(p, "anchor", p.dtype)) for i, p in enumerate(self.trainables))
+            torch._foreach_copy_(list(self._copies.values()), self.trainables)
         self._since = 0
         self._full, self._moved = full, {}
         self._move(terms, rates)
@@ -149,11 +150,6 @@ class SVRG(ZerothOrderOptimizer):
         if self.anchor == "copy":
             return {ANCHOR: 1.0}
         return {along: [-v for v in values] for along, values in self._moved.items()}
-
-    def _copy(self) -> None:
-        self.engine.land()
-        self._copies.update((i, self.buffer(p, "anchor", p.dtype)) for i, p in enumerate(self.trainables))
-        torch._foreach_copy_(list(self._copies.values()), self.trainables)
 
     def _method_state(self) -> dict[str, Any]:
         plain = self.directions.to_plain

@@ -34,14 +34,10 @@ class ZOAdam(ZerothOrderOptimizer):
     z in registers: the estimate is never stored.
 
     Args:
-        params: a module, `parameters()`, `named_parameters()` or param groups.
-        lr: learning rate \eta.
-        eps: perturbation scale \epsilon. (The denominator's \varepsilon is `adam_eps`.)
+        params, lr, eps, one_sided, common: as in `MeZO`; \epsilon is `eps`.
         betas: decay rates of m and v, in [0, 1).
-        adam_eps: \varepsilon, > 0.
+        adam_eps: \varepsilon of the denominator, > 0.
         weight_decay: \lambda, through the gradient, as in `torch.optim.Adam`.
-        one_sided: see `MeZO`.
-        common: as in `MeZO`.
 
     `lr`, `eps`, `betas`, `adam_eps` and `weight_decay` may differ between param groups. m and v are fp32
     whatever the dtype of the weights. A step that is skipped leaves them as they were and does not
@@ -205,7 +201,7 @@ class ZOAdam(ZerothOrderOptimizer):
     def _state_of(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
         if not state:
-            for name in ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.variant == "adamm" else [])):
+            for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if self.variant == "adamm" else 2]:
                 self.buffer(p, name)
             state["step"] = 0
         return state

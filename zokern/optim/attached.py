@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -24,13 +25,12 @@ A = TypeVar("A", bound="AttachedOptimizer")
 
 
 class AttachedOptimizer(torch.optim.Optimizer):
-    """What all methods have alike: a step is recorded, timed, landed and undone; state is saved and loaded.
-
-    Attributes:
-        directions: what a step perturbs along.
-    """
+    """What all methods have alike: a step is recorded, timed, landed and undone; state is saved and loaded."""
 
     directions: Directions
+    """What a step perturbs along."""
+    evaluation: str
+    max_parallel: int | None
     seed: int
     lazy: bool
     rounding: str
@@ -42,20 +42,11 @@ class AttachedOptimizer(torch.optim.Optimizer):
     _evaluator: Evaluator
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        defaults: dict[str, Any],
-        *,
-        module: nn.Module | None,
-        restore: str,
-        evaluation: str,
-        max_parallel: int | None,
+        self, groups: list[dict[str, Any]], defaults: dict[str, Any], module: nn.Module | None, restore: str
     ) -> None:
         self._steps = 0
         self._epoch: int | None = None
         self._asked_restore = restore
-        self.evaluation = evaluation
-        self.max_parallel = max_parallel
         self._module = None if module is None else weakref.ref(module)
         self._engine: Engine | None = None
         super().__init__(groups, defaults)
@@ -201,23 +192,33 @@ class AttachedOptimizer(torch.optim.Optimizer):
         started, inside = time.perf_counter(), self._seconds_in_closure
         self.last = StepRecord(step=self._steps)
         engine.hooked = False
-        engine.busy += 1
         try:
-            with torch.no_grad():
-                try:
-                    self.begin()
-                    loss = step()
-                except BaseException:
-                    engine.land()
-                    raise
+            with self._moving():
+                self.begin()
+                loss = step()
                 if not (self.lazy and engine.defers and self._may_stay_pending()):
                     engine.land()
         finally:
-            engine.busy -= 1
             spent = time.perf_counter() - started - (self._seconds_in_closure - inside)
             self.seconds_outside_closure += spent
         self._steps += 1
         return loss
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Within it, weights are moved: the engine is busy, no gradient is kept, and weights land when
+        anything raises."""
+        engine = self.engine
+        engine.busy += 1
+        try:
+            with torch.no_grad():
+                try:
+                    yield
+                except BaseException:
+                    engine.land()
+                    raise
+        finally:
+            engine.busy -= 1
 
     def _may_stay_pending(self) -> bool:
         """Whether the hooks that `lazy` relies on ran in this step. They do not in a module that was

@@ -62,10 +62,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         evaluation: "loop" runs one forward a point. "batched" evaluates all points of a step in one
             forward of the module over the batch repeated: row block p goes through perturbed copy p.
             Needs the module; trainables may be those of TT layers and adapters and of `nn.Linear`
-            (LoRA, heads). The closure has to call the module with inputs whose tensors have the batch
-            first, each time with the same inputs, and to compute the loss from outputs with the batch
-            first. Losses agree with the loop's to rounding, and equal losses give equal weights.
-            Memory: the activations of all points.
+            (LoRA, heads). The closure calls the module each time with the same inputs, and computes the
+            loss from its outputs; both have the batch first. Losses agree with the loop's to rounding,
+            and equal losses give equal weights. Memory: the activations of all points.
         max_parallel: most copies in one forward; default all.
         restore: how weights come back from a probe. "inplace": they are moved themselves, no
             memory, back to rounding. "exact": never displaced; each module's perturbed copy lives
@@ -74,18 +73,17 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         lazy: leave restore and update pending so that they fuse into the next step's first pass.
             Needs the module: its hooks land what is pending before any forward outside `step`,
             before `state_dict`, `save_pretrained` and `load_state_dict`. Code that reads or writes
-            parameters in other ways calls `flush()` first. Pass a compiled module as the compiled
-            one, so that its hook stands before the graph and not in it. No effect where evaluation
-            is batched.
+            parameters in other ways calls `flush()` first. Of a compiled module, pass the compiled one,
+            whose hook stands before the graph. No effect where evaluation is batched.
         rounding: of updates to 16-bit weights: "stochastic" or "nearest". Probes round to nearest.
         seed: of the run, int in [0, 2**64): seeds of steps and queries derive from it, and no
             global generator is read or set.
         module: the module that owns the parameters, when `params` is not it.
 
     Raises:
-        TypeError: a parameter is not a floating-point tensor of a supported dtype.
-        ValueError: an option is out of range, no trainable parameter is left, a parameter occurs
-            twice, or the restore mode, the evaluation or `lazy` needs a module.
+        TypeError: an argument is of the wrong kind, or a parameter's dtype is not supported.
+        ValueError: an option is out of range, no trainable parameter is left, one occurs twice, or the
+            restore mode, the evaluation or `lazy` needs a module.
     """
 
     writes_momentum = False
@@ -140,16 +138,11 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         self.rounding = rounding
         self.distribution = distribution
         self.num_queries = num_queries
+        self.evaluation = evaluation
+        self.max_parallel = max_parallel
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
-        super().__init__(
-            as_groups(params),
-            {"eps": eps, **defaults},
-            module=module,
-            restore=restore,
-            evaluation=evaluation,
-            max_parallel=max_parallel,
-        )
+        super().__init__(as_groups(params), {"eps": eps, **defaults}, module, restore)
 
     # -- what a method is made of -------------------------------------------------------------
 
@@ -172,21 +165,13 @@ class ZerothOrderOptimizer(AttachedOptimizer):
 
     def losses(self, closure: Closure, points: Sequence[Terms]) -> list[float]:
         """The losses at several points, each named as in `evaluate`; batched in one forward."""
-        engine, found = self.engine, []
+        found: list[float] = []
         offsets = [self._per_group(terms) for terms in points]
-        engine.busy += 1
-        try:
-            with torch.no_grad():
-                for loss in self._evaluator(functools.partial(self._call, closure), offsets):
-                    self.num_evaluations += 1
-                    self.last.losses.append(loss)
-                    found.append(loss)
-        except BaseException:
-            with torch.no_grad():
-                engine.land()
-            raise
-        finally:
-            engine.busy -= 1
+        with self._moving():
+            for loss in self._evaluator(functools.partial(self._call, closure), offsets):
+                self.num_evaluations += 1
+                self.last.losses.append(loss)
+                found.append(loss)
         return found
 
     def spsa(
@@ -197,20 +182,17 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         seeds: Sequence[int] | None = None,
         around: Sequence[Terms] = ({},),
     ) -> list[Estimate]:
-        r"""Estimates of the gradient along this step's directions.
+        """Estimates of the gradient along this step's directions, divided by their number.
 
         Two-sided: g = (loss(+eps z) - loss(-eps z)) / 2 eps. One-sided: g = (loss(+eps z) - loss) / eps,
-        with one base loss for all queries. Divided by the number of queries.
+        with one base loss for all queries.
 
         Args:
             closure: returns the loss.
             one_sided: which of the two.
             seeds: of the directions; default the `queries()` of the step.
-            around: displacements of the points around which to estimate, with the same directions;
-                default the committed weights alone.
-
-        Returns:
-            One estimate for each of `around`.
+            around: displacements of the points around which to estimate, one estimate each, with the
+                same directions; default the committed weights alone.
         """
         if seeds is None:
             seeds = [self.next_seed(query) for query in range(self.queries())]
@@ -292,16 +274,15 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         schedule = self.num_queries
         if isinstance(schedule, int):
             return schedule
-        epoch = self._epoch
-        if epoch is None:
-            per_epoch = getattr(schedule, "steps_per_epoch", None)
-            if per_epoch is None:
-                raise ValueError(
-                    "num_queries is a schedule over epochs: call optimizer.set_epoch(epoch), or "
-                    "give the schedule steps_per_epoch"
-                )
-            epoch = self._steps // per_epoch
-        return schedule.queries(epoch)
+        if self._epoch is not None:
+            return schedule.queries(self._epoch)
+        per_epoch = getattr(schedule, "steps_per_epoch", None)
+        if per_epoch is None:
+            raise ValueError(
+                "num_queries is a schedule over epochs: call optimizer.set_epoch(epoch), or "
+                "give the schedule steps_per_epoch"
+            )
+        return schedule.queries(self._steps // per_epoch)
 
     @property
     def keeps_masks(self) -> bool:

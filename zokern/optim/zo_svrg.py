@@ -28,8 +28,7 @@ class ZOSVRG(SVRG):
 
     Args:
         num_samples: n, of the full batch.
-        lr: \eta.
-        eps, options: see `MeZOSVRG`.
+        lr: \eta. params, eps and options: as in `MeZOSVRG`, without `num_queries`.
 
     `step(closure, samples)`: `closure(i)` is the loss of sample i; `samples` are the indices of the
     mini-batch.
@@ -63,9 +62,7 @@ class ZOSVRG(SVRG):
         self.num_samples = num_samples
         super().__init__(params, {"lr": lr}, eps=eps, **options)
 
-    def step(  # type: ignore[override]
-        self, closure: Callable[[int], Any], samples: Sequence[int]
-    ) -> float:
+    def step(self, closure: Callable[[int], Any], samples: Sequence[int]) -> float:  # type: ignore[override]
         """One step: full if `next_is_full`, else over the samples."""
         full = self.next_is_full
         chosen = range(self.num_samples) if full else samples
