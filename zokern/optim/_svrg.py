@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..call.checks import check_choice, check_number
 from .base import Terms, ZerothOrderOptimizer
 from .engine import Trainables
-from .moves import Direction, Pass
+from .moves import Pass
 from .options import renamed
 from .perturbation import Directions
 from .record import Grads
@@ -34,13 +34,6 @@ class _FromAnchor(Directions):
     def __init__(self, of: Directions, copies: dict[int, Tensor]) -> None:
         super().__init__()
         self.of, self.copies = of, copies
-        self.masks = of.masks
-
-    def attach(self, trainables: Trainables) -> None:
-        self.of.attach(trainables)
-
-    def moves(self, direction: Direction, i: int) -> bool:
-        return direction == ANCHOR or self.of.moves(direction, i)
 
     def apply(self, work: Pass) -> None:
         if ANCHOR in work.terms:

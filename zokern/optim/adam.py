@@ -60,6 +60,7 @@ class ZOAdam(ZerothOrderOptimizer):
     """
 
     variant = "adam"
+    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     decoupled = False
     corrects_bias = True
 
@@ -201,7 +202,7 @@ class ZOAdam(ZerothOrderOptimizer):
     def _state_of(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
         if not state:
-            for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if self.variant == "adamm" else 2]:
+            for name in self.moments:
                 self.buffer(p, name)
             state["step"] = 0
         return state
@@ -261,6 +262,7 @@ class ZOAdaMM(ZOAdam):
     """
 
     variant = "adamm"
+    moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,

@@ -273,7 +273,20 @@ class AttachedOptimizer(torch.optim.Optimizer):
         raise TypeError(f"{type(self).__name__} has no step of its own")
 
     def begin(self) -> None:
-        """Before a step's first move."""
+        """Before a step's first move: brings the directions up to date."""
+        self.directions.begin(self)
+
+    @property
+    def keeps_masks(self) -> bool:
+        """Whether masks are stored for passes that do not start from the committed weights, as those of
+        rules that are not fused with the noise."""
+        return False
+
+    @property
+    def turn(self) -> int:
+        """Counts the choices that directions make: the number of the step, or of the interval where one
+        holds for several."""
+        return self.steps
 
     # -- inside -------------------------------------------------------------------------------
 

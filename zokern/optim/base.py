@@ -284,21 +284,6 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             )
         return schedule.queries(self._steps // per_epoch)
 
-    @property
-    def keeps_masks(self) -> bool:
-        """Whether masks are stored for passes that do not start from the committed weights, as those of
-        rules that are not fused with the noise."""
-        return False
-
-    @property
-    def turn(self) -> int:
-        """Counts the choices that directions make: the number of the step, where each chooses anew."""
-        return self.steps
-
-    def begin(self) -> None:
-        """Before a step's first move: brings the directions up to date."""
-        self.directions.begin(self)
-
     # -- inside -------------------------------------------------------------------------------
 
     def _broadcast(self, value: Coefficient) -> list[float]:

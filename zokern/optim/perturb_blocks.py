@@ -69,12 +69,11 @@ class BlockSchedule:
 
     def blocks(self, names: Sequence[str], groups: Sequence[int]) -> list[int]:
         """The block of each parameter, blocks numbered by first appearance."""
+        keys: Sequence[Hashable]
         if callable(self.by):
-            keys: list[Hashable] = [self.by(name) for name in names]
-        elif self.by == "group":
-            keys = list(groups)
-        elif self.by == "tensor":
-            keys = list(range(len(names)))
+            keys = [self.by(name) for name in names]
+        elif self.by in ("group", "tensor"):
+            keys = groups if self.by == "group" else range(len(names))
         else:
             found = [re.match(r"(?:.*?\.)?\d+(?=\.|$)", name) for name in names]
             keys = [match.group() if match else "" for match in found]
@@ -130,22 +129,13 @@ class BlockDirection:
 
 
 class BlockDirections(Directions):
-    """The directions of another perturbation, in some blocks.
-
-    Attributes:
-        of: the directions within the blocks.
-        block: of each trainable.
-        active: the blocks of the present step.
-    """
+    """The directions `of` another perturbation, in some blocks."""
 
     def __init__(self, schedule: BlockSchedule, of: Directions) -> None:
-        self.of = of
-        super().__init__()
-        self.schedule = schedule
-        self.whole, self.committed = of.whole, of.committed
-        self.masks = of.masks
-        self.block: list[int] = []
-        self.active: tuple[int, ...] = ()
+        self.schedule, self.of = schedule, of
+        self.whole, self.committed, self.masks = of.whole, of.committed, of.masks
+        self.block: list[int] = []  # of each trainable
+        self.active: tuple[int, ...] = ()  # in the present step
 
     def attach(self, trainables: Trainables) -> None:
         self.of.attach(trainables)
@@ -165,9 +155,9 @@ class BlockDirections(Directions):
         return BlockDirection(self.of.direction(seed), self.active)
 
     def moves(self, direction: Direction, i: int) -> bool:
-        if not isinstance(direction, BlockDirection):
-            return self.of.moves(direction, i)
-        return self.block[i] in direction.active and self.of.moves(direction.along, i)
+        if isinstance(direction, BlockDirection):
+            return self.block[i] in direction.active and self.of.moves(direction.along, i)
+        return self.of.moves(direction, i)
 
     def apply(self, work: Pass) -> None:
         if work.is_identity():

@@ -39,9 +39,6 @@ class SmallWeights(Perturbation):
         refresh: thresholds are found at the first step and, with a number here, every `refresh` steps
             again. The mask follows the weights at every step in either case.
 
-    Raises:
-        ValueError: an argument is out of range.
-
     Cost: finding thresholds reads the weights twice, in chunks.
 
     Source: Liu et al. 2024, "Sparse MeZO" (arXiv:2402.15751), Algorithm 1; sparsity 0.75 as in Yang et
@@ -82,11 +79,7 @@ class GivenMasks(Perturbation):
 
 
 class MaskedDirections(Directions):
-    """z on the chosen elements: of stored masks, or by a threshold against a pass's source.
-
-    Attributes:
-        thresholds: ordinal of a trainable to its threshold.
-    """
+    """z on the chosen elements: of stored masks, or by a threshold against a pass's source."""
 
     def __init__(self, distribution: str, given: Mapping[str | int, Tensor] | None = None) -> None:
         super().__init__()
@@ -137,10 +130,11 @@ class SmallDirections(MaskedDirections):
         self.committed = sparsity > 0.0
         self.found = False
         self.begun = -1  # the last step that began with a look at the weights
-        self.trainables: Trainables | None = None
+        self.params: list[Tensor] = []
+        self.group: list[int] = []
 
     def attach(self, trainables: Trainables) -> None:
-        self.trainables, self.found = trainables, False
+        self.params, self.group, self.found = trainables.params, trainables.group, False
 
     def begin(self, owner: Owner) -> None:
         # a multiple of `refresh` since the last choice, which may be several steps ago
@@ -148,25 +142,20 @@ class SmallDirections(MaskedDirections):
         self.begun = owner.steps
         if due or not self.found:
             owner.flush()
-            self._find_thresholds(owner)
+            self.thresholds.clear()
+            for i, (p, g) in enumerate(zip(self.params, self.group)):
+                sparsity = owner.param_groups[g].get("sparsity", self.sparsity)
+                if sparsity and p.numel():
+                    self.thresholds[i] = threshold(p, sparsity)
+            self.found = True
         if self.thresholds and (owner.restore == "inplace" or owner.keeps_masks):
             owner.flush()
             self._draw_masks()
 
-    def _find_thresholds(self, owner: Owner) -> None:
-        assert self.trainables is not None  # attached
-        self.thresholds.clear()
-        for i, (p, g) in enumerate(zip(self.trainables.params, self.trainables.group)):
-            sparsity = owner.param_groups[g].get("sparsity", self.sparsity)
-            if sparsity and p.numel():
-                self.thresholds[i] = threshold(p, sparsity)
-        self.found = True
-
     def _draw_masks(self) -> None:
         """The masks of the committed weights."""
-        assert self.trainables is not None  # attached
         for i, h in self.thresholds.items():
-            p = self.trainables.params[i]
+            p = self.params[i]
             if i not in self.masks or self.masks[i].shape != p.shape:
                 self.masks[i] = torch.empty_like(p, dtype=torch.bool, requires_grad=False)
             for mask, value in zip(_pieces(self.masks[i]), _pieces(p)):
@@ -180,16 +169,13 @@ class SmallDirections(MaskedDirections):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.found, self.begun = state["found"], state.get("begun", self.begun)
-        self.thresholds.clear()
-        self.thresholds.update(state["thresholds"])
+        self.thresholds = dict(state["thresholds"])
 
 
 def _pieces(tensor: Tensor) -> Iterable[Tensor]:
     """Views of at most `CHUNK` elements where the memory is dense, else the whole."""
-    dense = tensor.detach()
-    if not dense.is_contiguous():
-        return [dense]
-    return dense.view(-1).split(CHUNK)
+    tensor = tensor.detach()
+    return tensor.view(-1).split(CHUNK) if tensor.is_contiguous() else [tensor]
 
 
 def threshold(weights: Tensor, sparsity: float) -> float:

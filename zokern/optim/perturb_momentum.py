@@ -59,8 +59,7 @@ class AdaMUSchedule:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, integer=True)
         for name in ("alpha", "beta1", "beta2"):
-            check_number(name, getattr(self, name), 0.0)
-            if getattr(self, name) > 1.0:
+            if check_number(name, getattr(self, name), 0.0) > 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         start, stop = self.stages
         if stop < start:

@@ -21,7 +21,7 @@ from .moves import Direction, Pass
 
 
 class Owner(Protocol):
-    """What directions may ask of their optimizer at the beginning of a step: `ZerothOrderOptimizer` says what each is."""
+    """What directions may ask of their optimizer at the beginning of a step: `AttachedOptimizer` says what each is."""
 
     @property
     def param_groups(self) -> Sequence[Mapping[str, Any]]: ...
