@@ -8,20 +8,19 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ..call.checks import check_number
 from ._groups import check_group
 from .engine import Engine, Trainables
 from .evaluate import Batched, Evaluator, Loop, Replay
-from .perturbation import Directions
+from .perturbation import Directions, StepStart
 from .record import Closure, StepRecord, as_scalar, no_forward
 from .restore import Needs, build, choose_restore, detach, find_trainables
-
-A = TypeVar("A", bound="AttachedOptimizer")
 
 
 class AttachedOptimizer(torch.optim.Optimizer):
@@ -91,7 +90,7 @@ class AttachedOptimizer(torch.optim.Optimizer):
             self._finalizer()
             self._engine = None
 
-    def __enter__(self: A) -> A:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -274,7 +273,8 @@ class AttachedOptimizer(torch.optim.Optimizer):
 
     def begin(self) -> None:
         """Before a step's first move: brings the directions up to date."""
-        self.directions.begin(self)
+        keeps_masks = self.restore == "inplace" or self.keeps_masks
+        self.directions.begin(StepStart(self.steps, self.turn, self.param_groups, keeps_masks, self.flush))
 
     @property
     def keeps_masks(self) -> bool:

@@ -25,6 +25,9 @@ from torch import Tensor
 
 from .moves import IDENTITY, Affine, Apply, Pass, Point, Terms, uninterrupted
 
+Tensors = Mapping[int, Tensor] | Sequence[Tensor]
+"""Ordinal of a trainable to a tensor."""
+
 
 @dataclass(frozen=True)
 class Trainables:
@@ -104,13 +107,7 @@ class Engine(ABC):
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Takes over what `state` returned, of this or another restore mode."""
 
-    def _carry_out(
-        self,
-        source: Mapping[int, Tensor] | Sequence[Tensor],
-        target: Mapping[int, Tensor] | Sequence[Tensor],
-        apply: Apply,
-        merge: bool = True,
-    ) -> None:
+    def _carry_out(self, source: Tensors, target: Tensors, apply: Apply, merge: bool = True) -> None:
         """Moves by the map, which is then the identity."""
         with uninterrupted():
             self._walk(self.map, source, target, apply, merge=merge)
@@ -119,8 +116,8 @@ class Engine(ABC):
     def _walk(
         self,
         moves: Sequence[Affine],
-        source: Mapping[int, Tensor] | Sequence[Tensor],
-        target: Mapping[int, Tensor] | Sequence[Tensor],
+        source: Tensors,
+        target: Tensors,
         apply: Apply,
         *,
         merge: bool = True,
@@ -130,10 +127,8 @@ class Engine(ABC):
         """Moves `indices`, in as few passes as settings and devices allow. `moved(group)` is called
         when all of a group has moved, so that an error in between loses no weights."""
         group = self.trainables.group
-        alike = list(range(len(moves)))
-        if merge and len(moves) > 1:
-            keys = [m.key() for m in moves]
-            alike = [keys.index(key) for key in keys]
+        keys = [m.key() if merge else g for g, m in enumerate(moves)]
+        alike = [keys.index(key) for key in keys]
         passes: dict[int, dict[torch.device, list[int]]] = {}
         for i in self.indices if indices is None else indices:
             devices = passes.setdefault(alike[group[i]], {})

@@ -17,7 +17,6 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -72,14 +71,6 @@ def linear_copies(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.reshape(*x.shape[:-1], weight.shape[1])
 
 
-@dataclass
-class _Call:
-    """One call of the model by the closure: what it was given, and every copy's output."""
-
-    inputs: tuple[Any, Any]
-    outputs: list[Any] = field(default_factory=list)  # one a copy
-
-
 class BatchedCopies:
     """Evaluates a closure that calls `root` at several points with one forward, or with one for at most
     `max_parallel` copies. Refuses a module whose trainables cannot have several copies."""
@@ -99,7 +90,7 @@ class BatchedCopies:
         self.homes: list[Home] = []
         self.linears: list[nn.Linear] = []
         self._packed: list[int] = []  # ordinals of the flat parameters
-        self._calls: list[_Call] = []
+        self._calls: list[tuple[Any, list[Any]]] = []  # what the model was given, every copy's output
         self._points: list[Point] = []
         self._copy = self._at = 0
         self._ordinal = {id(p): i for i, p in enumerate(trainables.params)}
@@ -141,12 +132,12 @@ class BatchedCopies:
         if self._at == len(self._calls):
             if self._copy > 0:
                 raise RuntimeError(_DIFFERS.format("one call more than before"))
-            self._calls.append(_Call((args, kwargs), self._evaluate(args, kwargs)))
-        call = self._calls[self._at]
-        if not _same((args, kwargs), call.inputs):
+            self._calls.append(((args, kwargs), self._evaluate(args, kwargs)))
+        inputs, outputs = self._calls[self._at]
+        if not _same((args, kwargs), inputs):
             raise RuntimeError(_DIFFERS.format("other inputs than before"))
         self._at += 1
-        return call.outputs[self._copy]
+        return outputs[self._copy]
 
     def _evaluate(self, args: Any, kwargs: Any) -> list[Any]:
         """Outputs of all copies."""

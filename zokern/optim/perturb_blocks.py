@@ -14,7 +14,7 @@ from ..call.checks import check_choice, check_number
 from ..random import derive_seed
 from .engine import Trainables
 from .moves import Direction, Pass, Terms, seed_of
-from .perturbation import Directions, FullNoise, Owner, Perturbation
+from .perturbation import Directions, FullNoise, Perturbation, StepStart
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class BlockDirections(Directions):
         self.of.attach(trainables)
         self.block = self.schedule.blocks(trainables.names, trainables.group)
 
-    def begin(self, owner: Owner) -> None:
-        if any(group["weight_decay"] for group in owner.param_groups):
-            owner.flush()  # a pending decay is of the last step's blocks alone
-        self.active = self.choose(owner.turn)
-        self.of.begin(owner)
+    def begin(self, start: StepStart) -> None:
+        if any(group["weight_decay"] for group in start.param_groups):
+            start.flush()  # a pending decay is of the last step's blocks alone
+        self.active = self.choose(start.turn)
+        self.of.begin(start)
 
     def choose(self, turn: int) -> tuple[int, ...]:
         """The blocks of a turn."""

@@ -14,7 +14,7 @@ from ..call.checks import check_number
 from ..ops import perturb_, perturb_masked_
 from .engine import Trainables
 from .moves import Pass
-from .perturbation import Directions, Owner, Perturbation
+from .perturbation import Directions, Perturbation, StepStart
 
 CHUNK = 1 << 20
 
@@ -26,12 +26,11 @@ class SmallWeights(Perturbation):
     .. math:: M = \{ j : |\theta_j| \le h \}, \qquad
               \hat z_j = z_j \text{ for } j \in M, \text{ else } 0
 
-    h is a threshold a tensor, under which the 1 - `sparsity` smallest of its weights lie. M is a
-    function of the committed weights, the same in a step's probe, flip and update: with
-    `restore="exact"` and `"snapshot"` every pass starts from the committed weights and compares inside
-    the kernel, no mask is stored. Where passes start from other values (in place, where displaced
-    weights do not tell; dense rules such as Adam; the points around MeZO-SVRG's anchor) boolean masks
-    are kept, one byte a weight. They are drawn anew at each step (MeZO-SVRG: at each interval).
+    h is a threshold a tensor, under which the 1 - `sparsity` smallest of its weights lie. M is the same in
+    a step's probe, flip and update, a function of the committed weights: with `restore="exact"` and
+    `"snapshot"` every pass starts from those and compares inside the kernel, no mask is stored. Where
+    passes start from other values (in place; dense rules such as Adam; the points around MeZO-SVRG's
+    anchor) boolean masks are kept, one byte a weight, drawn anew at each step (MeZO-SVRG: interval).
 
     Args:
         sparsity: fraction of each tensor's weights that is frozen, the largest; in [0, 1). A param
@@ -69,7 +68,7 @@ class GivenMasks(Perturbation):
             shape, True where it moves. Parameters not named move as a whole.
 
     Raises (when an optimizer takes it):
-        ValueError: a name or shape does not fit. TypeError: no boolean tensor.
+        TypeError, ValueError: a mask is no boolean tensor, or its name or shape does not fit.
     """
 
     masks: Mapping[str | int, Tensor]
@@ -136,20 +135,20 @@ class SmallDirections(MaskedDirections):
     def attach(self, trainables: Trainables) -> None:
         self.params, self.group, self.found = trainables.params, trainables.group, False
 
-    def begin(self, owner: Owner) -> None:
+    def begin(self, start: StepStart) -> None:
         # a multiple of `refresh` since the last choice, which may be several steps ago
-        due = self.refresh is not None and owner.steps // self.refresh > self.begun // self.refresh
-        self.begun = owner.steps
+        due = self.refresh is not None and start.step // self.refresh > self.begun // self.refresh
+        self.begun = start.step
         if due or not self.found:
-            owner.flush()
+            start.flush()
             self.thresholds.clear()
             for i, (p, g) in enumerate(zip(self.params, self.group)):
-                sparsity = owner.param_groups[g].get("sparsity", self.sparsity)
+                sparsity = start.param_groups[g].get("sparsity", self.sparsity)
                 if sparsity and p.numel():
                     self.thresholds[i] = threshold(p, sparsity)
             self.found = True
-        if self.thresholds and (owner.restore == "inplace" or owner.keeps_masks):
-            owner.flush()
+        if self.thresholds and start.keeps_masks:
+            start.flush()
             self._draw_masks()
 
     def _draw_masks(self) -> None:

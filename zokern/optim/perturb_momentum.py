@@ -12,7 +12,7 @@ from torch import Tensor
 from ..call.checks import check_number
 from ..ops import adamu_probe_
 from .moves import Direction, Pass
-from .perturbation import Directions, Owner, Perturbation
+from .perturbation import Directions, Perturbation, StepStart
 
 WARMUP = 1024
 
@@ -115,21 +115,16 @@ class MomentumDirection:
 
 
 class MomentumDirections(Directions):
-    """Passes along directions around the momenta, which they read.
-
-    Attributes:
-        momenta: by ordinal of their trainable.
-        alpha, beta1, beta2: of the present step.
-    """
+    """Passes along directions around the momenta, which they read."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
-        self.momenta: dict[int, Tensor] = {}
-        self.alpha = self.beta1 = self.beta2 = 1.0
+        self.momenta: dict[int, Tensor] = {}  # by ordinal of their trainable
+        self.alpha = self.beta1 = self.beta2 = 1.0  # of the present step
 
-    def begin(self, owner: Owner) -> None:
-        self.alpha, self.beta1, self.beta2 = self.schedule(owner.steps + 1)
+    def begin(self, start: StepStart) -> None:
+        self.alpha, self.beta1, self.beta2 = self.schedule(start.step + 1)
 
     def direction(self, seed: int) -> MomentumDirection:
         return MomentumDirection(seed, self.alpha, self.beta1)

@@ -8,9 +8,9 @@ turn, a momentum) and carry out the optimizer's passes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,25 +20,15 @@ from .engine import Trainables
 from .moves import Direction, Pass
 
 
-class Owner(Protocol):
-    """What directions may ask of their optimizer at the beginning of a step: `AttachedOptimizer` says what each is."""
+@dataclass(frozen=True)
+class StepStart:
+    """What directions are told before a step's first move."""
 
-    @property
-    def param_groups(self) -> Sequence[Mapping[str, Any]]: ...
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def turn(self) -> int: ...
-
-    @property
-    def restore(self) -> str: ...
-
-    @property
-    def keeps_masks(self) -> bool: ...
-
-    def flush(self) -> None: ...
+    step: int
+    turn: int  # counts the choices: the number of the step, or of the interval where one holds for several
+    param_groups: Sequence[Mapping[str, Any]]
+    keeps_masks: bool  # masks are to be stored: not all passes start from the committed weights
+    flush: Callable[[], None]  # makes the weights in memory the committed ones
 
 
 class Directions(ABC):
@@ -61,7 +51,7 @@ class Directions(ABC):
         """Learns the trainables, at first and when there are more; refuses those that the choice does not
         fit (TypeError, ValueError)."""
 
-    def begin(self, owner: Owner) -> None:  # noqa: B027
+    def begin(self, start: StepStart) -> None:  # noqa: B027
         """Before a step's first move: brings up to date what depends on the step or the weights."""
 
     def direction(self, seed: int) -> Direction:
