@@ -16,6 +16,7 @@ RANGES: dict[str, tuple[float, bool, float]] = {
     "lr": (0.0, False, math.inf),
     "lr_minibatch": (0.0, False, math.inf),
     "eps": (0.0, True, math.inf),
+    "adam_eps": (0.0, True, math.inf),
     "weight_decay": (0.0, False, math.inf),
     "momentum": (0.0, False, 1.0),
     "sparsity": (0.0, False, 1.0),

@@ -70,15 +70,12 @@ class SVRG(ZerothOrderOptimizer):
 
     @property
     def next_is_full(self) -> bool:
-        """Whether the next step is a full one: it renews the anchor and its full-batch estimate.
-
-        That is every `interval`-th step, from the first; one that was skipped is made up for."""
+        """Whether the next step renews the anchor and its full-batch estimate, as every `interval`-th does,
+        from the first; one that was skipped is made up for."""
         return self._since is None or self._since >= self.interval
 
-    @property
-    def keeps_masks(self) -> bool:
-        """An interval's points lie around two places, and its moves are retraced."""
-        return True
+    keeps_masks = True
+    """An interval's points lie around two places, and its moves are retraced."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; the next step is then a full one."""

@@ -82,13 +82,11 @@ class ZOAdam(ZerothOrderOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; its moments and its count of steps start anew."""
-        options = {**self.defaults, **param_group}
-        betas = tuple(options["betas"])
+        betas = tuple({**self.defaults, **param_group}["betas"])
         if len(betas) != 2:
             raise ValueError(f"betas must be two numbers, got {betas!r}")
         for k, beta in enumerate(betas):
             check_number(f"betas[{k}]", beta, 0.0, high=1.0)
-        check_number("adam_eps", options["adam_eps"], 0.0, above=True)
         super().add_param_group(param_group)
 
     def step(self, closure: Closure) -> float:  # type: ignore[override]

@@ -304,13 +304,9 @@ class AttachedOptimizer(torch.optim.Optimizer):
         self._engine = engine
         self._finalizer = weakref.finalize(self, detach, engine, handles)
         self._finalizer.atexit = False
-        self._evaluator = self._make_evaluator(engine, passes)
-
-    def _make_evaluator(self, engine: Engine, passes: Directions) -> Evaluator:
-        if self.evaluation == "loop":
-            return Loop(engine)
-        assert self._module is not None  # checked by the constructor
-        return Batched(engine, self._module, passes, self.max_parallel)
+        self._evaluator = Loop(engine)
+        if self.evaluation == "batched" and self._module is not None:
+            self._evaluator = Batched(engine, self._module, passes, self.max_parallel)
 
     def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
         """torch casts loaded state to the parameter's dtype; fp32 state of bf16 weights stays."""

@@ -64,11 +64,7 @@ class Batched(Evaluator):
     blocks, and no weight is displaced."""
 
     def __init__(
-        self,
-        engine: Engine,
-        module: weakref.ref[nn.Module],
-        directions: Directions,
-        max_parallel: int | None,
+        self, engine: Engine, module: weakref.ref[nn.Module], directions: Directions, max_parallel: int | None
     ) -> None:
         self.engine, self.module = engine, module
         self.directions, self.max_parallel = directions, max_parallel

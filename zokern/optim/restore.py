@@ -90,12 +90,7 @@ def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
 
 
 def build(
-    trainables: Trainables,
-    module: nn.Module | None,
-    restore: str,
-    lazy: bool,
-    apply: Apply,
-    rounding: str,
+    trainables: Trainables, module: nn.Module | None, restore: str, lazy: bool, apply: Apply, rounding: str
 ) -> tuple[Engine, list[RemovableHandle]]:
     """The engine of a mode that was chosen, and the handles of its hooks."""
     found = {} if module is None else owners(module, trainables.params)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..call.checks import extent
-from ._hooks import ModuleHook
+from ._hooks import ModuleHook, Owned
 from ._watch import Frame, Watch
 from .engine import Engine, Trainables, same_kind
 from .moves import Affine, Apply, Point, uninterrupted
@@ -109,23 +109,15 @@ class _ForwardHook(ModuleHook):
 class Exact(Engine):
     """Perturbs copies, module by module; see the top of this file.
 
-    Args:
-        trainables, apply, rounding: as for `Engine`.
-        owners: the modules that hold trainables themselves, and which. Others are covered.
-        places: the modules before whose forward trainables are perturbed, and which.
+    `owners` hold trainables themselves: those that none holds are covered. Before the forward of one of
+    `places` its trainables are perturbed.
     """
 
     mode = "exact"
     defers = False
 
     def __init__(
-        self,
-        trainables: Trainables,
-        apply: Apply,
-        rounding: str,
-        *,
-        owners: Mapping[nn.Module, Sequence[int]],
-        places: Mapping[nn.Module, Sequence[int]],
+        self, trainables: Trainables, apply: Apply, rounding: str, *, owners: Owned, places: Owned
     ) -> None:
         super().__init__(trainables, apply, rounding)
         self.cover = Snapshot(trainables, apply, rounding, indices=[])
@@ -140,8 +132,7 @@ class Exact(Engine):
         self._moves: list[Affine] = []
         self.handles: list[RemovableHandle] = []
         for module, own in places.items():
-            mine = list(own)
-            enter, leave = _ForwardHook(self, Exact.enter, mine), _ForwardHook(self, Exact.leave, mine)
+            enter, leave = _ForwardHook(self, Exact.enter, own), _ForwardHook(self, Exact.leave, own)
             self.handles.append(module.register_forward_pre_hook(enter, prepend=True))
             self.handles.append(module.register_forward_hook(leave, always_call=True))  # if it raised, too
         # attention takes another path, and so rounds otherwise, while a torch function mode is active:
