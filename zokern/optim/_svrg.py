@@ -27,6 +27,12 @@ def times(grads: Grads, rates: list[float]) -> Grads:
     return {seed: [-r * g for r, g in zip(rates, values)] for seed, values in grads.items()}
 
 
+def check_same(name: str, saved: object, own: object) -> None:
+    """Refuses a state that was saved with another option."""
+    if saved != own:
+        raise ValueError(f"state_dict was saved with {name}={saved!r}, this optimizer has {own!r}")
+
+
 class _FromAnchor(Directions):
     """The passes of other directions; a point named with `ANCHOR` starts from the copy in place of the
     weights."""
@@ -150,15 +156,12 @@ class SVRG(ZerothOrderOptimizer):
             "owed": list(self._owed),
             "anchor": self.anchor,
             # they hold for an interval, so a run that is resumed within one needs them
-            "masks": self.directions.drawn_masks(),
+            "masks": dict(self.directions.masks) if self.directions.draws_masks else {},
         }
 
     def _load_method_state(self, state: Mapping[str, Any]) -> None:
         saved = state["anchor"] if "anchor" in state else state["snapshot"]  # its name in version 0.1
-        if saved != self.anchor:
-            raise ValueError(
-                f"state_dict was saved with anchor={saved!r}, this optimizer has {self.anchor!r}"
-            )
+        check_same("anchor", saved, self.anchor)
         known = self.directions.from_plain
         self._since, self._owed = state["since"], list(state["owed"])
         self._full = {known(d): values for d, values in state["full"].items()}

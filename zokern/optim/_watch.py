@@ -45,20 +45,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @dataclass
 class Frame:
-    """One running forward.
+    """One running forward: what it swapped and was lent."""
 
-    Attributes:
-        own: the ordinals that its module may swap; the list's identity tells whose forward this is.
-        bases: of the trainables that it swapped, their weights in memory.
-        height: of the scratch before it.
-        extents, aliases: the scratch that it was lent, and the results that may lie in it.
-    """
-
-    own: Sequence[int]
-    bases: dict[int, Tensor]
-    height: dict[torch.device, int]
-    extents: list[Extent] = field(default_factory=list)
-    aliases: list[weakref.ref[Tensor]] = field(default_factory=list)
+    own: list[int]  # what its module may swap; the list's identity tells whose forward this is
+    bases: dict[int, Tensor]  # of the trainables that it swapped
+    height: dict[torch.device, int]  # of the scratch before it
+    extents: list[Extent] = field(default_factory=list)  # of the scratch that it was lent
+    aliases: list[weakref.ref[Tensor]] = field(default_factory=list)  # of results that may lie in there
 
 
 class Watch(TorchFunctionMode):

@@ -110,16 +110,15 @@ class ZOAdam(ZerothOrderOptimizer):
             for n in range(len(moving.indices)):
                 self._descend_dense(moving.part([n]), grads)
             return
-        alike: dict[tuple[int, tuple[Direction, ...]], list[int]] = {}
-        for n, i in enumerate(moving.indices):
+        # this step's directions first: they key stochastic rounding
+        named = dict.fromkeys([*grads, *moving.terms])
+        kinds: list[tuple[int, tuple[Direction, ...]]] = []
+        for i in moving.indices:
             state = self._state_of(self.trainables[i])
             state["step"] += 1
-            # this step's directions first: they key stochastic rounding
-            named = dict.fromkeys([*grads, *moving.terms])
-            own = tuple(direction for direction in named if self.directions.moves(direction, i))
-            alike.setdefault((state["step"], own), []).append(n)
-        for (step, directions), chosen in alike.items():
-            self._descend_fused(moving.part(chosen), grads, directions, step)
+            kinds.append((state["step"], tuple(d for d in named if self.directions.moves(d, i))))
+        for (step, directions), part in moving.split(kinds).items():
+            self._descend_fused(part, grads, directions, step)
 
     def _descend_fused(self, work: Pass, grads: Grads, directions: tuple[Direction, ...], step: int) -> None:
         """Tensors that take the same directions, at the same count of steps: one pass."""

@@ -34,8 +34,7 @@ class AdaZeta(MeZO):
         evaluation: batched, the noise of TT layers and adapters is made inside the layer, no copy is stored.
         restore: "auto" is "snapshot" where the trainables are at most 1/16 of the module, and batched.
 
-    Returns and errors: as `MeZO`; RuntimeError where the closure of a batched step does not keep to what
-    that needs.
+    Returns and errors: as `MeZO`; RuntimeError where a closure does not keep to what "batched" needs.
 
     Cost: 2Q forwards, or one of 2Q batches; one pass over the trainables a move.
 

@@ -45,10 +45,8 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                 self.commit({seed: -lr * g}, decay=1 - lr * weight_decay)
                 return (plus + minus) / 2
 
-    `spsa(closure)` evaluates all queries of a step for what perturbs along `directions`.
-
-    `step` of a subclass is run under `torch.no_grad()`, lands the weights at its end (unless
-    `lazy`) and puts them back when anything in it raises, Ctrl-C included.
+    `spsa(closure)` evaluates all queries of a step. `step` is run under `torch.no_grad()`, lands the weights
+    at its end (unless `lazy`) and puts them back when anything in it raises, Ctrl-C included.
 
     Args:
         params: a module, `parameters()`, `named_parameters()` or param groups (dicts with "params"
@@ -138,8 +136,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         self.rounding = rounding
         self.distribution = distribution
         self.num_queries = num_queries
-        self.evaluation = evaluation
-        self.max_parallel = max_parallel
+        self.evaluation, self.max_parallel = evaluation, max_parallel
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
         super().__init__(as_groups(params), {"eps": eps, **defaults}, module, restore)

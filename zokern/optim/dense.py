@@ -15,11 +15,10 @@ from .perturbation import Directions
 
 def moving_part(work: Pass, directions: Directions, grads: Mapping[Direction, object]) -> Pass | None:
     """The part of a pass that the directions of `grads` move, if any; the rest is carried out here."""
-    moving = [n for n, i in enumerate(work.indices) if any(directions.moves(along, i) for along in grads)]
-    if len(moving) == len(work.indices):
-        return work
-    directions.apply(work.part(sorted(set(range(len(work.indices))) - set(moving))))
-    return work.part(moving) if moving else None
+    parts = work.split(any(directions.moves(along, i) for along in grads) for i in work.indices)
+    if False in parts:
+        directions.apply(parts[False])
+    return parts.get(True)
 
 
 def add_(

@@ -90,9 +90,8 @@ class Engine(ABC):
     def update(self, apply: Apply, merge: bool = False) -> None:
         """Makes memory the committed weights, through `apply`: for fused updates.
 
-        `apply` gets one pass a group and device (groups that move alike in one with `merge`). Its
-        decay and terms lead from its source to the committed weights; what `apply` writes to the
-        target becomes the committed weights.
+        `apply` gets one pass a group and device (groups that move alike in one with `merge`), whose decay
+        and terms lead to the committed weights. What it writes to the target becomes those.
         """
 
     def land(self) -> None:

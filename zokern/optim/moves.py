@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+Kind = TypeVar("Kind", bound=Hashable)
 
 Direction = Hashable
 """What names a z: its integer seed, or a hashable with a `seed` that the perturbation in use reads."""
@@ -121,6 +123,13 @@ class Pass:
         source = [self.source[n] for n in chosen]
         target = source if self.target is self.source else [self.target[n] for n in chosen]
         return replace(self, indices=[self.indices[n] for n in chosen], source=source, target=target)
+
+    def split(self, kinds: Iterable[Kind]) -> dict[Kind, Pass]:
+        """The parts that are alike, by the kind of every tensor."""
+        alike: dict[Kind, list[int]] = {}
+        for n, kind in enumerate(kinds):
+            alike.setdefault(kind, []).append(n)
+        return {kind: self.part(chosen) if len(alike) > 1 else self for kind, chosen in alike.items()}
 
     def is_identity(self) -> bool:
         return self.target is self.source and self.decay == 1.0 and not any(self.terms.values())

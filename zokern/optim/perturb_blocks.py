@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..call.checks import check_choice, check_number
 from ..random import derive_seed
@@ -133,7 +132,8 @@ class BlockDirections(Directions):
 
     def __init__(self, schedule: BlockSchedule, of: Directions) -> None:
         self.schedule, self.of = schedule, of
-        self.whole, self.committed, self.masks = of.whole, of.committed, of.masks
+        self.whole, self.committed = of.whole, of.committed
+        self.masks, self.draws_masks = of.masks, of.draws_masks
         self.block: list[int] = []  # of each trainable
         self.active: tuple[int, ...] = ()  # in the present step
 
@@ -162,19 +162,12 @@ class BlockDirections(Directions):
     def apply(self, work: Pass) -> None:
         if work.is_identity():
             return
-        parts: dict[tuple[Direction, ...], list[int]] = {}
-        for n, i in enumerate(work.indices):
-            moving = tuple(key for key in work.terms if self.moves(key, i))
-            parts.setdefault(moving, []).append(n)
-        for moving, chosen in parts.items():
-            part = work.part(chosen) if len(parts) > 1 else work
+        parts = work.split(tuple(key for key in work.terms if self.moves(key, i)) for i in work.indices)
+        for moving, part in parts.items():
             if moving:
                 self.of.apply(replace(part, terms=_along(work.terms, moving)))
             elif part.target is not part.source:  # not of an active block
                 torch._foreach_copy_(part.target, part.source)
-
-    def drawn_masks(self) -> dict[int, Tensor]:
-        return self.of.drawn_masks()
 
     def to_plain(self, direction: Direction) -> Any:
         if not isinstance(direction, BlockDirection):

@@ -104,16 +104,12 @@ class MaskedDirections(Directions):
     def apply(self, work: Pass) -> None:
         if work.is_identity():
             return
-        parts: dict[str, list[int]] = {}
-        for n, i in enumerate(work.indices):
-            kind = "mask" if i in self.masks else "threshold" if i in self.thresholds else "all"
-            parts.setdefault(kind, []).append(n)
-        for kind, chosen in parts.items():
-            part = work.part(chosen) if len(parts) > 1 else work
-            if kind == "mask":
+        kinds = ((i in self.masks, i in self.thresholds) for i in work.indices)
+        for (masked, limited), part in work.split(kinds).items():
+            if masked:
                 masks = [self.masks[i] for i in part.indices]
                 part.run(perturb_masked_, masks=masks, distribution=self.distribution)
-            elif kind == "threshold":
+            elif limited:
                 thresholds = [self.thresholds[i] for i in part.indices]
                 part.run(perturb_masked_, thresholds=thresholds, distribution=self.distribution)
             else:
@@ -122,6 +118,8 @@ class MaskedDirections(Directions):
 
 class SmallDirections(MaskedDirections):
     """z on the small weights."""
+
+    draws_masks = True
 
     def __init__(self, distribution: str, sparsity: float, refresh: int | None) -> None:
         super().__init__(distribution)
@@ -159,9 +157,6 @@ class SmallDirections(MaskedDirections):
                 self.masks[i] = torch.empty_like(p, dtype=torch.bool, requires_grad=False)
             for mask, value in zip(_pieces(self.masks[i]), _pieces(p)):
                 torch.le(value.abs(), h, out=mask)
-
-    def drawn_masks(self) -> dict[int, Tensor]:
-        return dict(self.masks)
 
     def state(self) -> dict[str, Any]:
         return {"found": self.found, "begun": self.begun, "thresholds": dict(self.thresholds)}

@@ -97,9 +97,7 @@ class Momentum(Perturbation):
 
     schedule: Schedule
 
-    @property
-    def reads_momentum(self) -> bool:
-        return True
+    reads_momentum = True
 
     def bind(self, distribution: str) -> Directions:
         return MomentumDirections(self.schedule)

@@ -44,6 +44,9 @@ class Directions(ABC):
     masks: dict[int, Tensor]
     """Ordinal of a trainable to the stored mask of the elements that move; others move as a whole."""
 
+    draws_masks = False
+    """Whether masks are found from the weights; those that a user gives are no state."""
+
     def __init__(self) -> None:
         self.masks = {}
 
@@ -65,10 +68,6 @@ class Directions(ABC):
     @abstractmethod
     def apply(self, work: Pass) -> None:
         """Carries out a pass."""
-
-    def drawn_masks(self) -> dict[int, Tensor]:
-        """The masks that were found from the weights; those that the user gave are not among them."""
-        return {}
 
     def to_plain(self, direction: Direction) -> Any:
         """A direction as plain Python, for a saved state: a number, or tuples of numbers."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -66,11 +66,6 @@ class Scratch:
             view = flat.as_strided(like.shape, strides, flat.storage_offset())
         self._views[i] = (offset, view)
         return view
-
-    def release(self, height: Mapping[torch.device, int]) -> None:
-        """Takes off all that was put on since `used` was `height`."""
-        for device in self.used:
-            self.used[device] = height.get(device, 0)
 
     def fit(self) -> None:
         """Empties the stack, and grows the buffers to what was in use at most."""
@@ -265,7 +260,7 @@ class Exact(Engine):
             self._restore(frame)
             if frame.own is own:
                 break
-        self.scratch.release(frame.height)
+        self.scratch.used = frame.height
 
     def _restore(self, frame: Frame) -> None:
         for i, base in frame.bases.items():

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..call.checks import check_number
-from ._svrg import SVRG, times
+from ._svrg import SVRG, check_same, times
 from .base import Terms
 from .record import Grads
 
@@ -88,9 +88,5 @@ class ZOSVRG(SVRG):
         return {**super()._method_state(), "num_samples": self.num_samples}
 
     def _load_method_state(self, state: Mapping[str, Any]) -> None:
-        if state["num_samples"] != self.num_samples:
-            raise ValueError(
-                f"state_dict was saved with num_samples={state['num_samples']}, "
-                f"this optimizer has {self.num_samples}"
-            )
+        check_same("num_samples", state["num_samples"], self.num_samples)
         super()._load_method_state(state)
