@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..call.checks import check_number, check_tensor, extent
+from .engine import Trainables
 
 # option: (least value, whether the least value itself is out, largest value)
 RANGES: dict[str, tuple[float, bool, float]] = {
@@ -68,11 +69,10 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
     group["params"] = kept
 
 
-def check_trainables(groups: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[str]]:
-    """All trainables and their names, in order; two that overlap in part are refused. Of parameters that
-    are one piece of memory under several objects, the first stands for all."""
-    params: list[Tensor] = []
-    names: list[str] = []
+def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
+    """The trainables of checked param groups, in order; two that overlap in part are refused. Of parameters
+    that are one piece of memory under several objects, the first stands for all."""
+    found = Trainables([], [], [], len(groups))
     extents: list[tuple[str, int, int, str]] = []
     known: set[tuple[object, ...]] = set()
     for g, group in enumerate(groups):
@@ -85,11 +85,12 @@ def check_trainables(groups: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor],
                     continue
                 known.add(place)
                 extents.append((str(p.device), *extent(p), name))
-            params.append(p)
-            names.append(name)
-    if not params:
+            found.params.append(p)
+            found.names.append(name)
+            found.group.append(g)
+    if not found.params:
         raise ValueError("params has no trainable parameter (none requires grad)")
     for (device, _, stop, first), (other, start, _, second) in pairwise(sorted(extents)):
         if device == other and start < stop:
             raise ValueError(f"{first} and {second} overlap in memory")
-    return params, names
+    return found

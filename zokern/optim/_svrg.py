@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..call.checks import check_choice, check_number
-from .base import Terms, ZerothOrderOptimizer
+from .base import Combination, ZerothOrderOptimizer
 from .engine import Trainables
 from .moves import Pass
 from .options import renamed
@@ -141,7 +141,7 @@ class SVRG(ZerothOrderOptimizer):
             before = self._moved.get(seed, [0.0] * len(values))
             self._moved[seed] = [b + v for b, v in zip(before, values)]
 
-    def _to_anchor(self) -> Terms:
+    def _to_anchor(self) -> Combination:
         """The displacement that leads from the committed weights to the anchor."""
         if self.anchor == "copy":
             return {ANCHOR: 1.0}

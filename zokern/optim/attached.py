@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..call.checks import check_number
-from ._groups import check_group
+from ._groups import check_group, find_trainables
 from .engine import Engine, Trainables
 from .evaluate import Batched, Evaluator, Loop, Replay
 from .perturbation import Directions, StepStart
 from .record import Closure, StepRecord, as_scalar, no_forward
-from .restore import Needs, build, choose_restore, detach, find_trainables
+from .restore import Needs, build, choose_restore, detach
 
 
 class AttachedOptimizer(torch.optim.Optimizer):

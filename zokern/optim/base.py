@@ -25,7 +25,7 @@ from .restore import MODES
 Coefficient = float | Sequence[float]
 """One number, or one a param group."""
 
-Terms = Mapping[Any, Coefficient]
+Combination = Mapping[Any, Coefficient]
 """Direction to coefficient."""
 
 FP32_MAX = torch.finfo(torch.float32).max
@@ -147,7 +147,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """The seed of query `query` of this step: `derive_seed(run seed, step, query)`."""
         return derive_seed(self.seed, self._steps, query)
 
-    def evaluate(self, closure: Closure, terms: Terms | None = None) -> float:
+    def evaluate(self, closure: Closure, terms: Combination | None = None) -> float:
         """The loss at committed weights + sum terms[seed] * z(seed).
 
         Args:
@@ -160,7 +160,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """
         return self.losses(closure, [terms or {}])[0]
 
-    def losses(self, closure: Closure, points: Sequence[Terms]) -> list[float]:
+    def losses(self, closure: Closure, points: Sequence[Combination]) -> list[float]:
         """The losses at several points, each named as in `evaluate`; batched in one forward."""
         found: list[float] = []
         offsets = [self._per_group(terms) for terms in points]
@@ -177,7 +177,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         *,
         one_sided: bool = False,
         seeds: Sequence[int] | None = None,
-        around: Sequence[Terms] = ({},),
+        around: Sequence[Combination] = ({},),
     ) -> list[Estimate]:
         """Estimates of the gradient along this step's directions, divided by their number.
 
@@ -196,7 +196,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         eps = [float(group["eps"]) for group in self.param_groups]
         back = [-e for e in eps]
         along = [self.directions.direction(seed) for seed in seeds]
-        points: list[Terms] = []
+        points: list[Combination] = []
         for there in around:
             if one_sided:
                 points += [there, *({d: eps, **there} for d in along)]
@@ -217,7 +217,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                 self.last.projected_grads |= {s: delta / eps[0] for s, delta in zip(seeds, deltas)}
         return estimates
 
-    def commit(self, terms: Terms, decay: Coefficient = 1.0) -> bool:
+    def commit(self, terms: Combination, decay: Coefficient = 1.0) -> bool:
         """Commits `decay * weights + sum terms[seed] * z(seed)`.
 
         Args:
@@ -291,6 +291,6 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             return [float(v) for v in value]
         return [float(value)] * groups
 
-    def _per_group(self, terms: Terms) -> Point:
+    def _per_group(self, terms: Combination) -> Point:
         wide: dict[Direction, list[float]] = {key: self._broadcast(value) for key, value in terms.items()}
         return [{k: v[g] for k, v in wide.items()} for g in range(len(self.param_groups))]

@@ -30,8 +30,7 @@ class BlockSchedule:
             "tensor": a parameter. Or a function from name to any hashable.
         seed: of order="random".
 
-    Raises:
-        ValueError: an argument is out of range.
+    Raises ValueError where an argument is out of range.
 
     Source: block-coordinate MeZO as in LeZO (arXiv:2410.09823: order="random", period=1) and MeZO-BCD
         (arXiv:2501.19099: active=1).

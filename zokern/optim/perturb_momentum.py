@@ -35,8 +35,7 @@ class AdaMUSchedule:
         settled: T_2, first step at the end value; default 80 % of T.
         alpha, beta1, beta2: end values, in [0, 1].
 
-    Raises:
-        ValueError: a number is out of range, or `settled` comes before `warmup`.
+    Raises ValueError where a number is out of range, or `settled` comes before `warmup`.
 
     Source: equation 7 of Jiang et al. 2024 (arXiv:2312.15184) is not computable as printed; this keeps
         its three stages and the end values stated beside it.

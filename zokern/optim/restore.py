@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ._groups import check_trainables
 from ._hooks import land_before_use, owners, places
 from .engine import Engine, Trainables
 from .moves import Apply
@@ -80,13 +78,6 @@ def takes_hooks(module: nn.Module) -> bool:
 def _is_small(module: nn.Module, params: Sequence[Tensor]) -> bool:
     total = sum(p.numel() * p.element_size() for p in module.parameters())
     return sum(p.numel() * p.element_size() for p in params) <= SMALL * total
-
-
-def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
-    """The trainables of checked param groups, in order."""
-    params, names = check_trainables(groups)
-    group = {id(p): g for g, entry in enumerate(groups) for p in entry["params"]}
-    return Trainables(params, names, [group[id(p)] for p in params], len(groups))
 
 
 def build(

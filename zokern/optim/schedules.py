@@ -27,8 +27,7 @@ class QuerySchedule:
         steps_per_epoch: lets the optimizer count epochs itself, as ceil(samples / batch size) steps
             each; without it, call `optimizer.set_epoch(epoch)`.
 
-    Raises:
-        ValueError: an argument is out of range.
+    Raises ValueError where an argument is out of range.
 
     Source: AdaZeta (Yang et al. 2024, arXiv:2406.18060), equation of the query schedule; the floor
         and the lower clamp make it an integer >= 1 at every epoch.
@@ -100,8 +99,7 @@ class PlateauAnneal:
         factor: what rates are divided by, > 1.
         threshold: \kappa.
 
-    Raises:
-        ValueError: an argument is out of range.
+    Raises ValueError where an argument is out of range.
 
     Source: Gautam et al. 2024 (arXiv:2404.08080), Algorithm 4; \kappa = 1.05 and factor 5 are theirs.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..call.checks import check_number
 from ._svrg import SVRG, check_same, times
-from .base import Terms
+from .base import Combination
 from .record import Grads
 
 
@@ -68,7 +68,7 @@ class ZOSVRG(SVRG):
         chosen = range(self.num_samples) if full else samples
         if not len(chosen):
             raise ValueError("samples is empty")
-        around: list[Terms] = [{}] if full else [{}, self._to_anchor()]
+        around: list[Combination] = [{}] if full else [{}, self._to_anchor()]
         grads: Grads = {}
         total = 0.0
         for query, i in enumerate(chosen):
