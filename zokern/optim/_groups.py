@@ -9,25 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..call.checks import check_number
-from ..call.codes import DTYPES
+from ..call.checks import check_number, check_tensor, extent
+from .engine import Trainables
 
 # option: (least value, whether the least value itself is out, largest value)
 RANGES: dict[str, tuple[float, bool, float]] = {
     "lr": (0.0, False, math.inf),
     "lr_minibatch": (0.0, False, math.inf),
     "eps": (0.0, True, math.inf),
+    "adam_eps": (0.0, True, math.inf),
     "weight_decay": (0.0, False, math.inf),
     "momentum": (0.0, False, 1.0),
     "sparsity": (0.0, False, 1.0),
 }
-
-
-def check_options(options: Mapping[str, Any], where: str = "") -> None:
-    """Checks the options whose range is known (`RANGES`)."""
-    for name, (low, above, high) in RANGES.items():
-        if name in options:
-            check_number(where + name, options[name], low, above=above, high=high)
 
 
 def _entries(params: Any) -> list[Any]:
@@ -56,24 +50,18 @@ def as_groups(params: nn.Module | Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
-    """Checks a group's options and leaves its trainable parameters in it.
-
-    Raises:
-        TypeError: an entry is no tensor, or its dtype is not supported.
-        ValueError: an option is out of range, or a parameter occurs twice.
-    """
-    check_options({**defaults, **{k: v for k, v in group.items() if k != "params"}})
+    """Checks a group's entries and the options of a known range; its trainable parameters stay in it."""
+    options = {**defaults, **group}
+    for option, (low, above, high) in RANGES.items():
+        if option in options:
+            check_number(option, options[option], low, above=above, high=high)
     kept: list[Any] = []
     seen: dict[int, str] = {}
     for i, entry in enumerate(_entries(group["params"])):
         name, p = entry if isinstance(entry, tuple) else (f"params[{i}]", entry)
-        if not isinstance(p, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(p).__name__}")
-        if not p.requires_grad:
+        if isinstance(p, Tensor) and not p.requires_grad:
             continue
-        if p.dtype not in DTYPES:
-            known = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-            raise TypeError(f"{name} has dtype {p.dtype}; supported: {known}")
+        check_tensor(name, p)
         if id(p) in seen:
             raise ValueError(f"{name} is the same tensor as {seen[id(p)]}")
         seen[id(p)] = name
@@ -81,41 +69,28 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
     group["params"] = kept
 
 
-def check_trainables(groups: Sequence[Mapping[str, Any]]) -> tuple[list[Tensor], list[str]]:
-    """All trainables and their names, in order. Of parameters that are one piece of memory under
-    several objects, the first stands for all.
-
-    Raises:
-        ValueError: there is none, or two overlap in part.
-    """
-    params: list[Tensor] = []
-    names: list[str] = []
-    places: dict[tuple[object, ...], str] = {}
+def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
+    """The trainables of checked param groups, in order; two that overlap in part are refused. Of parameters
+    that are one piece of memory under several objects, the first stands for all."""
+    found = Trainables([], [], [], len(groups))
+    extents: list[tuple[str, int, int, str]] = []
+    known: set[tuple[object, ...]] = set()
     for g, group in enumerate(groups):
         labels = group.get("param_names") or [f"params[{i}]" for i in range(len(group["params"]))]
         for label, p in zip(labels, group["params"]):
             name = label if len(groups) == 1 or "param_names" in group else f"group {g} {label}"
-            place = (p.data_ptr(), p.device, p.dtype, tuple(p.shape), p.stride())
-            if p.numel() and p.data_ptr() and place in places:
-                continue
-            places[place] = name
-            params.append(p)
-            names.append(name)
-    if not params:
+            if p.numel() and p.data_ptr():  # else there is no memory to share
+                place = (p.data_ptr(), p.device, p.dtype, tuple(p.shape), p.stride())
+                if place in known:
+                    continue
+                known.add(place)
+                extents.append((str(p.device), *extent(p), name))
+            found.params.append(p)
+            found.names.append(name)
+            found.group.append(g)
+    if not found.params:
         raise ValueError("params has no trainable parameter (none requires grad)")
-    _check_apart(params, names)
-    return params, names
-
-
-def _check_apart(params: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Raises where two parameters share a part of their memory."""
-    extents = []
-    for p, name in zip(params, names):
-        if p.numel() and p.data_ptr():
-            last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride()))
-            start = p.data_ptr()
-            extents.append((str(p.device), start, start + (last + 1) * p.element_size(), name))
-    extents.sort()
-    for (device, _, stop, first), (other, start, _, second) in pairwise(extents):
+    for (device, _, stop, first), (other, start, _, second) in pairwise(sorted(extents)):
         if device == other and start < stop:
             raise ValueError(f"{first} and {second} overlap in memory")
+    return found

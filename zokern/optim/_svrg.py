@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..call.checks import check_choice, check_number
-from .base import Terms, ZerothOrderOptimizer
+from .base import Combination, ZerothOrderOptimizer
 from .engine import Trainables
-from .moves import Direction, Pass
+from .moves import Pass
 from .options import renamed
 from .perturbation import Directions
 from .record import Grads
@@ -27,6 +27,12 @@ def times(grads: Grads, rates: list[float]) -> Grads:
     return {seed: [-r * g for r, g in zip(rates, values)] for seed, values in grads.items()}
 
 
+def check_same(name: str, saved: object, own: object) -> None:
+    """Refuses a state that was saved with another option."""
+    if saved != own:
+        raise ValueError(f"state_dict was saved with {name}={saved!r}, this optimizer has {own!r}")
+
+
 class _FromAnchor(Directions):
     """The passes of other directions; a point named with `ANCHOR` starts from the copy in place of the
     weights."""
@@ -34,13 +40,6 @@ class _FromAnchor(Directions):
     def __init__(self, of: Directions, copies: dict[int, Tensor]) -> None:
         super().__init__()
         self.of, self.copies = of, copies
-        self.masks = of.masks
-
-    def attach(self, trainables: Trainables) -> None:
-        self.of.attach(trainables)
-
-    def moves(self, direction: Direction, i: int) -> bool:
-        return direction == ANCHOR or self.of.moves(direction, i)
 
     def apply(self, work: Pass) -> None:
         if ANCHOR in work.terms:
@@ -50,8 +49,7 @@ class _FromAnchor(Directions):
 
 
 class SVRG(ZerothOrderOptimizer):
-    """What MeZO-SVRG and ZO-SVRG share: the anchor, its full-batch estimate, and the moves made since. A
-    subclass writes the two kinds of step."""
+    """The anchor, its full-batch estimate, and the moves made since; a subclass writes the two kinds of step."""
 
     def __init__(
         self,
@@ -78,15 +76,12 @@ class SVRG(ZerothOrderOptimizer):
 
     @property
     def next_is_full(self) -> bool:
-        """Whether the next step is a full one: it renews the anchor and its full-batch estimate.
-
-        That is every `interval`-th step, from the first; one that was skipped is made up for."""
+        """Whether the next step renews the anchor and its full-batch estimate, as every `interval`-th does,
+        from the first; one that was skipped is made up for."""
         return self._since is None or self._since >= self.interval
 
-    @property
-    def keeps_masks(self) -> bool:
-        """An interval's points lie around two places, and its moves are retraced."""
-        return True
+    keeps_masks = True
+    """An interval's points lie around two places, and its moves are retraced."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; the next step is then a full one."""
@@ -119,7 +114,9 @@ class SVRG(ZerothOrderOptimizer):
         if self.skips(*(value for values in terms.values() for value in values)):
             return
         if self.anchor == "copy":
-            self._copy()
+            self.engine.land()
+            self._copies.update((i, self.buffer(p, "anchor", p.dtype)) for i, p in enumerate(self.trainables))
+            torch._foreach_copy_(list(self._copies.values()), self.trainables)
         self._since = 0
         self._full, self._moved = full, {}
         self._move(terms, rates)
@@ -144,21 +141,11 @@ class SVRG(ZerothOrderOptimizer):
             before = self._moved.get(seed, [0.0] * len(values))
             self._moved[seed] = [b + v for b, v in zip(before, values)]
 
-    def _to_anchor(self) -> Terms:
+    def _to_anchor(self) -> Combination:
         """The displacement that leads from the committed weights to the anchor."""
         if self.anchor == "copy":
             return {ANCHOR: 1.0}
         return {along: [-v for v in values] for along, values in self._moved.items()}
-
-    def _copy(self) -> None:
-        self.engine.land()
-        for i, p in enumerate(self.trainables):
-            if "anchor" not in self.state[p]:
-                with torch.inference_mode(False):
-                    self.state[p]["anchor"] = torch.empty_like(p, requires_grad=False)
-            self._copies[i] = self.state[p]["anchor"]
-        if self._copies:
-            torch._foreach_copy_(list(self._copies.values()), self.trainables)
 
     def _method_state(self) -> dict[str, Any]:
         plain = self.directions.to_plain
@@ -169,15 +156,12 @@ class SVRG(ZerothOrderOptimizer):
             "owed": list(self._owed),
             "anchor": self.anchor,
             # they hold for an interval, so a run that is resumed within one needs them
-            "masks": self.directions.drawn_masks(),
+            "masks": dict(self.directions.masks) if self.directions.draws_masks else {},
         }
 
     def _load_method_state(self, state: Mapping[str, Any]) -> None:
         saved = state["anchor"] if "anchor" in state else state["snapshot"]  # its name in version 0.1
-        if saved != self.anchor:
-            raise ValueError(
-                f"state_dict was saved with anchor={saved!r}, this optimizer has {self.anchor!r}"
-            )
+        check_same("anchor", saved, self.anchor)
         known = self.directions.from_plain
         self._since, self._owed = state["since"], list(state["owed"])
         self._full = {known(d): values for d, values in state["full"].items()}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from ..call.checks import extent
 
 Extent = tuple[int, int]
 
@@ -35,35 +38,32 @@ def _is_fact(func: Callable[..., Any]) -> bool:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
 
 
-class Borrowed(Protocol):
-    """A running forward: the scratch it was lent, and the results that may lie in it."""
+@dataclass
+class Frame:
+    """One running forward: what it swapped and was lent."""
 
-    extents: list[Extent]
-    aliases: list[weakref.ref[Tensor]]
+    own: list[int]  # what its module may swap; the list's identity tells whose forward this is
+    bases: dict[int, Tensor]  # of the trainables that it swapped
+    height: dict[torch.device, int]  # of the scratch before it
+    extents: list[Extent] = field(default_factory=list)  # of the scratch that it was lent
+    aliases: list[weakref.ref[Tensor]] = field(default_factory=list)  # of results that may lie in there
 
 
 class Watch(TorchFunctionMode):
     """While active, sees every tensor given to a torch function.
 
-    `found` collects trainables whose base memory was read, through the parameter or any alias of
-    it, and (filled in by the engine) those of a module that let a view of its scratch outlive its
-    forward, such as one that returns its weight transposed.
-
-    Args:
-        params: all trainables.
-        due: ordinals of those that are to be seen perturbed only.
-        frames: the running forwards, innermost last; the engine's own list.
+    `found` collects those of the trainables `due` whose base memory was read, through the parameter or
+    any alias of it, and (filled in by the engine) those of a module that let a view of its scratch
+    outlive its forward, such as one that returns its weight transposed. `frames` is the engine's own
+    list of running forwards.
     """
 
-    def __init__(self, params: Sequence[Tensor], due: Sequence[int], frames: Sequence[Borrowed]) -> None:
+    def __init__(self, params: Sequence[Tensor], due: Sequence[int], frames: Sequence[Frame]) -> None:
         super().__init__()
         self.frames = frames
         self.found: set[int] = set()
@@ -72,7 +72,7 @@ class Watch(TorchFunctionMode):
         for i in due:
             p = params[i]
             if p.numel():
-                self._places.setdefault(_storage(p), []).append((extent_of(p), i))
+                self._places.setdefault(_storage(p), []).append((extent(p), i))
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -85,34 +85,26 @@ class Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         for frame in self.frames:
             for tensor in _tensors(result) if frame.extents else ():
-                if _storage(tensor) and _meet(extent_of(tensor), frame.extents):
+                if _storage(tensor) and _meet(extent(tensor), frame.extents):
                     frame.aliases.append(weakref.ref(tensor))
         return result
 
-    def outlives(self, aliases: Sequence[weakref.ref[Tensor]], extents: Sequence[Extent]) -> bool:
-        """Whether a result of a forward that is over is alive and still lies in its scratch."""
-        kept = [tensor for alias in aliases if (tensor := alias()) is not None]
-        return any(_meet(extent_of(tensor), extents) for tensor in kept)
+    def outlived(self, frame: Frame) -> bool:
+        """Whether a result of this forward, which is over, is alive and still lies in its scratch."""
+        kept = [tensor for alias in frame.aliases if (tensor := alias()) is not None]
+        return any(_meet(extent(tensor), frame.extents) for tensor in kept)
 
     def _look(self, tensor: Tensor) -> None:
-        for extent, i in self._places.get(_storage(tensor), ()):
-            if _meet(extent, [extent_of(tensor)]):
+        for place, i in self._places.get(_storage(tensor), ()):
+            if _meet(place, [extent(tensor)]):
                 self.found.add(i)
 
 
-def _meet(extent: Extent, others: Sequence[Extent]) -> bool:
-    return any(extent[0] < stop and start < extent[1] for start, stop in others)
+def _meet(one: Extent, others: Sequence[Extent]) -> bool:
+    return any(one[0] < stop and start < one[1] for start, stop in others)
 
 
 def _storage(tensor: Tensor) -> int:
     """Address of the tensor's storage; 0 where there is none (meta, sparse)."""
-    if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.numel():
-        return 0
-    return tensor.untyped_storage().data_ptr()
-
-
-def extent_of(tensor: Tensor) -> Extent:
-    """First and one-past-last byte."""
-    start = tensor.data_ptr()
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    return start, start + (last + 1) * tensor.element_size()
+    here = tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel()
+    return tensor.untyped_storage().data_ptr() if here else 0

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ..call.checks import check_number
 from ..ops import adam_
 from .base import ZerothOrderOptimizer
-from .dense import add_, split_moving
+from .dense import add_, moving_part
 from .moves import Direction, Pass, seed_of
+from .options import Common
 from .perturbation import dense_estimate
 from .record import Closure, Grads
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import Common
 
 
 class ZOAdam(ZerothOrderOptimizer):
@@ -37,24 +34,17 @@ class ZOAdam(ZerothOrderOptimizer):
     z in registers: the estimate is never stored.
 
     Args:
-        params: a module, `parameters()`, `named_parameters()` or param groups.
-        lr: learning rate \eta.
-        eps: perturbation scale \epsilon. (The denominator's \varepsilon is `adam_eps`.)
+        params, lr, eps, one_sided, common: as in `MeZO`; \epsilon is `eps`.
         betas: decay rates of m and v, in [0, 1).
-        adam_eps: \varepsilon, > 0.
+        adam_eps: \varepsilon of the denominator, > 0.
         weight_decay: \lambda, through the gradient, as in `torch.optim.Adam`.
-        one_sided: see `MeZO`.
-        common: keywords of every method: see `ZerothOrderOptimizer`.
 
     `lr`, `eps`, `betas`, `adam_eps` and `weight_decay` may differ between param groups. m and v are fp32
     whatever the dtype of the weights. A step that is skipped leaves them as they were and does not
     count for t. Weights that a step does not move (`Blocks`, `SmallWeights`) keep m and v as well, and a
     tensor none of which moves does not count the step for t.
 
-    Returns (of `step`): as `MeZO`.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind or out of range; it is named.
+    Returns and errors: as `MeZO`.
 
     Cost: 2Q forwards, 2Q probe passes and the update pass, which reads and writes weights, m and v once
         (24 bytes an element in fp32). Two fp32 buffers as large as the trainables. `lazy` saves nothing:
@@ -70,6 +60,7 @@ class ZOAdam(ZerothOrderOptimizer):
     """
 
     variant = "adam"
+    moments: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
     decoupled = False
     corrects_bias = True
 
@@ -91,13 +82,11 @@ class ZOAdam(ZerothOrderOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; its moments and its count of steps start anew."""
-        options = {**self.defaults, **param_group}
-        betas = tuple(options["betas"])
+        betas = tuple({**self.defaults, **param_group}["betas"])
         if len(betas) != 2:
             raise ValueError(f"betas must be two numbers, got {betas!r}")
         for k, beta in enumerate(betas):
             check_number(f"betas[{k}]", beta, 0.0, high=1.0)
-        check_number("adam_eps", options["adam_eps"], 0.0, above=True)
         super().add_param_group(param_group)
 
     def step(self, closure: Closure) -> float:  # type: ignore[override]
@@ -114,25 +103,22 @@ class ZOAdam(ZerothOrderOptimizer):
 
     def _descend(self, work: Pass, grads: Grads) -> None:
         """The update pass: from where the last probe left the weights, to the updated ones."""
-        moving, resting = split_moving(work, self.directions, grads)
-        if resting is not None:
-            self.directions.apply(resting)
+        moving = moving_part(work, self.directions, grads)
         if moving is None:
             return
         if not self.directions.whole:
             for n in range(len(moving.indices)):
                 self._descend_dense(moving.part([n]), grads)
             return
-        alike: dict[tuple[int, tuple[Direction, ...]], list[int]] = {}
-        for n, i in enumerate(moving.indices):
+        # this step's directions first: they key stochastic rounding
+        named = dict.fromkeys([*grads, *moving.terms])
+        kinds: list[tuple[int, tuple[Direction, ...]]] = []
+        for i in moving.indices:
             state = self._state_of(self.trainables[i])
             state["step"] += 1
-            # this step's directions first: they key stochastic rounding
-            named = dict.fromkeys([*grads, *moving.terms])
-            own = tuple(direction for direction in named if self.directions.moves(direction, i))
-            alike.setdefault((state["step"], own), []).append(n)
-        for (step, directions), chosen in alike.items():
-            self._descend_fused(moving.part(chosen), grads, directions, step)
+            kinds.append((state["step"], tuple(d for d in named if self.directions.moves(d, i))))
+        for (step, directions), part in moving.split(kinds).items():
+            self._descend_fused(part, grads, directions, step)
 
     def _descend_fused(self, work: Pass, grads: Grads, directions: tuple[Direction, ...], step: int) -> None:
         """Tensors that take the same directions, at the same count of steps: one pass."""
@@ -213,11 +199,8 @@ class ZOAdam(ZerothOrderOptimizer):
     def _state_of(self, p: Tensor) -> dict[str, Any]:
         state = self.state[p]
         if not state:
-            names = ["exp_avg", "exp_avg_sq"]
-            if self.variant == "adamm":
-                names.append("max_exp_avg_sq")
-            with torch.inference_mode(False):
-                state.update({name: torch.zeros_like(p, dtype=torch.float32) for name in names})
+            for name in self.moments:
+                self.buffer(p, name)
             state["step"] = 0
         return state
 
@@ -276,6 +259,7 @@ class ZOAdaMM(ZOAdam):
     """
 
     variant = "adamm"
+    moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
         self,

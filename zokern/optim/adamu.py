@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ..call.checks import check_number
 from ..ops import adamu_update_
 from .base import ZerothOrderOptimizer
-from .dense import split_moving
+from .dense import moving_part
 from .moves import Direction, Pass
+from .options import Common
 from .perturb_blocks import BlockDirection, BlockDirections, Blocks
 from .perturb_momentum import AdaMUSchedule, Momentum, MomentumDirection, MomentumDirections, Schedule
 from .perturbation import Perturbation
 from .record import Closure, Grads
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import Common
 
 
 class ZOAdaMU(ZerothOrderOptimizer):
@@ -41,31 +37,21 @@ class ZOAdaMU(ZerothOrderOptimizer):
     change the stored m, the update writes it once. v is no average over time and takes no memory.
 
     Args:
-        params: a module, `parameters()`, `named_parameters()` or param groups.
-        lr: learning rate \eta.
-        eps: perturbation scale \epsilon.
+        params, lr, eps, weight_decay: as in `MeZO`.
         schedule: \alpha, \beta_1, \beta_2 of the step: an `AdaMUSchedule`, or the number of steps of the
             run, which stands for one with the published ends. Any callable of t = 1, 2, ... that
             returns the three will do.
         sigma: \sigma, > 0.
         orient_momentum: store sign(g) m_t, as the authors' code does, in place of m_t, as the paper
             prints it.
-        weight_decay: decoupled decay \lambda.
         perturbation: `Blocks` moves some of the tensors a step, m included; default all. Its noise is
             the momentum, so that no other kind goes with this method.
         num_queries: Q, directions a step, or a `QuerySchedule`. All start from the same m; updates and
             the stored m are their means. (The paper has Q = 1.)
-        common: the other keywords of every method, without `distribution`: see
-            `ZerothOrderOptimizer`.
+        common: as in `MeZO`, without `distribution`.
 
     `lr`, `eps` and `weight_decay` may differ between param groups. m is fp32 whatever the dtype of the
-    weights.
-
-    Returns (of `step`):
-        The mean of the losses at \theta +- \epsilon m_t.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind or out of range; it is named.
+    weights. Returns and errors: as `MeZO`.
 
     Cost: 2 forwards, 2 probe passes (12 bytes and two normals an element in fp32) and the update pass
         (16 bytes). One fp32 buffer as large as the trainables. Q > 1 takes an update pass a query and
@@ -130,9 +116,7 @@ class ZOAdaMU(ZerothOrderOptimizer):
 
     def _descend(self, work: Pass, grads: Grads) -> None:
         """The update pass: from where the last probe left the weights, to the updated ones."""
-        moving, resting = split_moving(work, self.directions, grads)
-        if resting is not None:
-            self.directions.apply(resting)
+        moving = moving_part(work, self.directions, grads)
         if moving is None:
             return
         group, momenta = self.param_groups[work.group], self._around.momenta
@@ -178,10 +162,5 @@ class ZOAdaMU(ZerothOrderOptimizer):
         """Finds the momenta, one fp32 buffer a trainable, and the schedule's values."""
         momenta = self._around.momenta
         momenta.clear()
-        for i, p in enumerate(self.trainables):
-            state = self.state[p]
-            if "exp_avg" not in state:
-                with torch.inference_mode(False):
-                    state["exp_avg"] = torch.zeros_like(p, dtype=torch.float32)
-            momenta[i] = state["exp_avg"]
+        momenta.update((i, self.buffer(p, "exp_avg")) for i, p in enumerate(self.trainables))
         super().begin()

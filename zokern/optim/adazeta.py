@@ -26,23 +26,15 @@ class AdaZeta(MeZO):
     on each other: `evaluation="loop"` runs one forward for each, `evaluation="batched"` one for all.
 
     Args:
-        params: a module (needed for "batched"), `parameters()`, `named_parameters()` or groups.
+        params, eps, options: as in `MeZO`.
         lr: learning rate \eta: 1e-4 and 5e-5 are the published values.
-        eps: perturbation scale \epsilon.
         schedule: Q by epoch, or a fixed number.
         steps_per_epoch: ceil(samples / batch size), for the schedule; without it, call
             `set_epoch(epoch)`.
-        evaluation, max_parallel: see `ZerothOrderOptimizer`. Batched, the noise of TT layers and adapters
-            is made inside the layer, no copy is stored.
+        evaluation: batched, the noise of TT layers and adapters is made inside the layer, no copy is stored.
         restore: "auto" is "snapshot" where the trainables are at most 1/16 of the module, and batched.
-        options: of `MeZO`.
 
-    Returns (of `step`):
-        The mean of the 2Q losses, each at a perturbed point.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind or out of range; it is named.
-        RuntimeError: in a batched step, the closure does not keep to what that needs.
+    Returns and errors: as `MeZO`; RuntimeError where a closure does not keep to what "batched" needs.
 
     Cost: 2Q forwards, or one of 2Q batches; one pass over the trainables a move.
 

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from ..call.checks import check_number
-from ._groups import check_group
+from ._groups import check_group, find_trainables
 from .engine import Engine, Trainables
 from .evaluate import Batched, Evaluator, Loop, Replay
-from .perturbation import Directions
+from .perturbation import Directions, StepStart
 from .record import Closure, StepRecord, as_scalar, no_forward
-from .restore import Needs, build, choose_restore, detach, find_trainables
-
-A = TypeVar("A", bound="AttachedOptimizer")
+from .restore import Needs, build, choose_restore, detach
 
 
 class AttachedOptimizer(torch.optim.Optimizer):
-    """What all methods have alike: a step is recorded, timed, landed and undone; state is saved and loaded.
-
-    Attributes:
-        directions: what a step perturbs along.
-    """
+    """What all methods have alike: a step is recorded, timed, landed and undone; state is saved and loaded."""
 
     directions: Directions
+    """What a step perturbs along."""
+    evaluation: str
+    max_parallel: int | None
     seed: int
     lazy: bool
     rounding: str
@@ -42,20 +41,11 @@ class AttachedOptimizer(torch.optim.Optimizer):
     _evaluator: Evaluator
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        defaults: dict[str, Any],
-        *,
-        module: nn.Module | None,
-        restore: str,
-        evaluation: str,
-        max_parallel: int | None,
+        self, groups: list[dict[str, Any]], defaults: dict[str, Any], module: nn.Module | None, restore: str
     ) -> None:
         self._steps = 0
         self._epoch: int | None = None
         self._asked_restore = restore
-        self.evaluation = evaluation
-        self.max_parallel = max_parallel
         self._module = None if module is None else weakref.ref(module)
         self._engine: Engine | None = None
         super().__init__(groups, defaults)
@@ -100,7 +90,7 @@ class AttachedOptimizer(torch.optim.Optimizer):
             self._finalizer()
             self._engine = None
 
-    def __enter__(self: A) -> A:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -201,23 +191,33 @@ class AttachedOptimizer(torch.optim.Optimizer):
         started, inside = time.perf_counter(), self._seconds_in_closure
         self.last = StepRecord(step=self._steps)
         engine.hooked = False
-        engine.busy += 1
         try:
-            with torch.no_grad():
-                try:
-                    self.begin()
-                    loss = step()
-                except BaseException:
-                    engine.land()
-                    raise
+            with self._moving():
+                self.begin()
+                loss = step()
                 if not (self.lazy and engine.defers and self._may_stay_pending()):
                     engine.land()
         finally:
-            engine.busy -= 1
             spent = time.perf_counter() - started - (self._seconds_in_closure - inside)
             self.seconds_outside_closure += spent
         self._steps += 1
         return loss
+
+    @contextlib.contextmanager
+    def _moving(self) -> Iterator[None]:
+        """Within it, weights are moved: the engine is busy, no gradient is kept, and weights land when
+        anything raises."""
+        engine = self.engine
+        engine.busy += 1
+        try:
+            with torch.no_grad():
+                try:
+                    yield
+                except BaseException:
+                    engine.land()
+                    raise
+        finally:
+            engine.busy -= 1
 
     def _may_stay_pending(self) -> bool:
         """Whether the hooks that `lazy` relies on ran in this step. They do not in a module that was
@@ -243,6 +243,14 @@ class AttachedOptimizer(torch.optim.Optimizer):
 
     # -- for methods with state or needs of their own -----------------------------------------
 
+    def buffer(self, p: Tensor, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`state[p][name]`, as large as the parameter and zero at first."""
+        state = self.state[p]
+        if name not in state:
+            with torch.inference_mode(False):
+                state[name] = torch.zeros_like(p, dtype=dtype, requires_grad=False)
+        return state[name]  # type: ignore[no-any-return]
+
     def _method_state(self) -> dict[str, Any]:
         """Plain-Python state beyond `self.state`."""
         return {}
@@ -264,7 +272,21 @@ class AttachedOptimizer(torch.optim.Optimizer):
         raise TypeError(f"{type(self).__name__} has no step of its own")
 
     def begin(self) -> None:
-        """Before a step's first move."""
+        """Before a step's first move: brings the directions up to date."""
+        keeps_masks = self.restore == "inplace" or self.keeps_masks
+        self.directions.begin(StepStart(self.steps, self.turn, self.param_groups, keeps_masks, self.flush))
+
+    @property
+    def keeps_masks(self) -> bool:
+        """Whether masks are stored for passes that do not start from the committed weights, as those of
+        rules that are not fused with the noise."""
+        return False
+
+    @property
+    def turn(self) -> int:
+        """Counts the choices that directions make: the number of the step, or of the interval where one
+        holds for several."""
+        return self.steps
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -282,13 +304,9 @@ class AttachedOptimizer(torch.optim.Optimizer):
         self._engine = engine
         self._finalizer = weakref.finalize(self, detach, engine, handles)
         self._finalizer.atexit = False
-        self._evaluator = self._make_evaluator(engine, passes)
-
-    def _make_evaluator(self, engine: Engine, passes: Directions) -> Evaluator:
-        if self.evaluation == "loop":
-            return Loop(engine)
-        assert self._module is not None  # checked by the constructor
-        return Batched(engine, self._module, passes, self.max_parallel)
+        self._evaluator = Loop(engine)
+        if self.evaluation == "batched" and self._module is not None:
+            self._evaluator = Batched(engine, self._module, passes, self.max_parallel)
 
     def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
         """torch casts loaded state to the parameter's dtype; fp32 state of bf16 weights stays."""

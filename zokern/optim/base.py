@@ -25,7 +25,7 @@ from .restore import MODES
 Coefficient = float | Sequence[float]
 """One number, or one a param group."""
 
-Terms = Mapping[Any, Coefficient]
+Combination = Mapping[Any, Coefficient]
 """Direction to coefficient."""
 
 FP32_MAX = torch.finfo(torch.float32).max
@@ -45,10 +45,8 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                 self.commit({seed: -lr * g}, decay=1 - lr * weight_decay)
                 return (plus + minus) / 2
 
-    `spsa(closure)` evaluates all queries of a step for what perturbs along `directions`.
-
-    `step` of a subclass is run under `torch.no_grad()`, lands the weights at its end (unless
-    `lazy`) and puts them back when anything in it raises, Ctrl-C included.
+    `spsa(closure)` evaluates all queries of a step. `step` is run under `torch.no_grad()`, lands the weights
+    at its end (unless `lazy`) and puts them back when anything in it raises, Ctrl-C included.
 
     Args:
         params: a module, `parameters()`, `named_parameters()` or param groups (dicts with "params"
@@ -62,10 +60,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         evaluation: "loop" runs one forward a point. "batched" evaluates all points of a step in one
             forward of the module over the batch repeated: row block p goes through perturbed copy p.
             Needs the module; trainables may be those of TT layers and adapters and of `nn.Linear`
-            (LoRA, heads). The closure has to call the module with inputs whose tensors have the batch
-            first, each time with the same inputs, and to compute the loss from outputs with the batch
-            first. Losses agree with the loop's to rounding, and equal losses give equal weights.
-            Memory: the activations of all points.
+            (LoRA, heads). The closure calls the module each time with the same inputs, and computes the
+            loss from its outputs; both have the batch first. Losses agree with the loop's to rounding,
+            and equal losses give equal weights. Memory: the activations of all points.
         max_parallel: most copies in one forward; default all.
         restore: how weights come back from a probe. "inplace": they are moved themselves, no
             memory, back to rounding. "exact": never displaced; each module's perturbed copy lives
@@ -74,18 +71,17 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         lazy: leave restore and update pending so that they fuse into the next step's first pass.
             Needs the module: its hooks land what is pending before any forward outside `step`,
             before `state_dict`, `save_pretrained` and `load_state_dict`. Code that reads or writes
-            parameters in other ways calls `flush()` first. Pass a compiled module as the compiled
-            one, so that its hook stands before the graph and not in it. No effect where evaluation
-            is batched.
+            parameters in other ways calls `flush()` first. Of a compiled module, pass the compiled one,
+            whose hook stands before the graph. No effect where evaluation is batched.
         rounding: of updates to 16-bit weights: "stochastic" or "nearest". Probes round to nearest.
         seed: of the run, int in [0, 2**64): seeds of steps and queries derive from it, and no
             global generator is read or set.
         module: the module that owns the parameters, when `params` is not it.
 
     Raises:
-        TypeError: a parameter is not a floating-point tensor of a supported dtype.
-        ValueError: an option is out of range, no trainable parameter is left, a parameter occurs
-            twice, or the restore mode, the evaluation or `lazy` needs a module.
+        TypeError: an argument is of the wrong kind, or a parameter's dtype is not supported.
+        ValueError: an option is out of range, no trainable parameter is left, one occurs twice, or the
+            restore mode, the evaluation or `lazy` needs a module.
     """
 
     writes_momentum = False
@@ -140,16 +136,10 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         self.rounding = rounding
         self.distribution = distribution
         self.num_queries = num_queries
+        self.evaluation, self.max_parallel = evaluation, max_parallel
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
-        super().__init__(
-            as_groups(params),
-            {"eps": eps, **defaults},
-            module=module,
-            restore=restore,
-            evaluation=evaluation,
-            max_parallel=max_parallel,
-        )
+        super().__init__(as_groups(params), {"eps": eps, **defaults}, module, restore)
 
     # -- what a method is made of -------------------------------------------------------------
 
@@ -157,7 +147,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """The seed of query `query` of this step: `derive_seed(run seed, step, query)`."""
         return derive_seed(self.seed, self._steps, query)
 
-    def evaluate(self, closure: Closure, terms: Terms | None = None) -> float:
+    def evaluate(self, closure: Closure, terms: Combination | None = None) -> float:
         """The loss at committed weights + sum terms[seed] * z(seed).
 
         Args:
@@ -170,23 +160,15 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """
         return self.losses(closure, [terms or {}])[0]
 
-    def losses(self, closure: Closure, points: Sequence[Terms]) -> list[float]:
+    def losses(self, closure: Closure, points: Sequence[Combination]) -> list[float]:
         """The losses at several points, each named as in `evaluate`; batched in one forward."""
-        engine, found = self.engine, []
+        found: list[float] = []
         offsets = [self._per_group(terms) for terms in points]
-        engine.busy += 1
-        try:
-            with torch.no_grad():
-                for loss in self._evaluator(functools.partial(self._call, closure), offsets):
-                    self.num_evaluations += 1
-                    self.last.losses.append(loss)
-                    found.append(loss)
-        except BaseException:
-            with torch.no_grad():
-                engine.land()
-            raise
-        finally:
-            engine.busy -= 1
+        with self._moving():
+            for loss in self._evaluator(functools.partial(self._call, closure), offsets):
+                self.num_evaluations += 1
+                self.last.losses.append(loss)
+                found.append(loss)
         return found
 
     def spsa(
@@ -195,29 +177,26 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         *,
         one_sided: bool = False,
         seeds: Sequence[int] | None = None,
-        around: Sequence[Terms] = ({},),
+        around: Sequence[Combination] = ({},),
     ) -> list[Estimate]:
-        r"""Estimates of the gradient along this step's directions.
+        """Estimates of the gradient along this step's directions, divided by their number.
 
         Two-sided: g = (loss(+eps z) - loss(-eps z)) / 2 eps. One-sided: g = (loss(+eps z) - loss) / eps,
-        with one base loss for all queries. Divided by the number of queries.
+        with one base loss for all queries.
 
         Args:
             closure: returns the loss.
             one_sided: which of the two.
             seeds: of the directions; default the `queries()` of the step.
-            around: displacements of the points around which to estimate, with the same directions;
-                default the committed weights alone.
-
-        Returns:
-            One estimate for each of `around`.
+            around: displacements of the points around which to estimate, one estimate each, with the
+                same directions; default the committed weights alone.
         """
         if seeds is None:
             seeds = [self.next_seed(query) for query in range(self.queries())]
         eps = [float(group["eps"]) for group in self.param_groups]
         back = [-e for e in eps]
         along = [self.directions.direction(seed) for seed in seeds]
-        points: list[Terms] = []
+        points: list[Combination] = []
         for there in around:
             if one_sided:
                 points += [there, *({d: eps, **there} for d in along)]
@@ -238,7 +217,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                 self.last.projected_grads |= {s: delta / eps[0] for s, delta in zip(seeds, deltas)}
         return estimates
 
-    def commit(self, terms: Terms, decay: Coefficient = 1.0) -> bool:
+    def commit(self, terms: Combination, decay: Coefficient = 1.0) -> bool:
         """Commits `decay * weights + sum terms[seed] * z(seed)`.
 
         Args:
@@ -292,31 +271,15 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         schedule = self.num_queries
         if isinstance(schedule, int):
             return schedule
-        epoch = self._epoch
-        if epoch is None:
-            per_epoch = getattr(schedule, "steps_per_epoch", None)
-            if per_epoch is None:
-                raise ValueError(
-                    "num_queries is a schedule over epochs: call optimizer.set_epoch(epoch), or "
-                    "give the schedule steps_per_epoch"
-                )
-            epoch = self._steps // per_epoch
-        return schedule.queries(epoch)
-
-    @property
-    def keeps_masks(self) -> bool:
-        """Whether masks are stored for passes that do not start from the committed weights, as those of
-        rules that are not fused with the noise."""
-        return False
-
-    @property
-    def turn(self) -> int:
-        """Counts the choices that directions make: the number of the step, where each chooses anew."""
-        return self.steps
-
-    def begin(self) -> None:
-        """Before a step's first move: brings the directions up to date."""
-        self.directions.begin(self)
+        if self._epoch is not None:
+            return schedule.queries(self._epoch)
+        per_epoch = getattr(schedule, "steps_per_epoch", None)
+        if per_epoch is None:
+            raise ValueError(
+                "num_queries is a schedule over epochs: call optimizer.set_epoch(epoch), or "
+                "give the schedule steps_per_epoch"
+            )
+        return schedule.queries(self._steps // per_epoch)
 
     # -- inside -------------------------------------------------------------------------------
 
@@ -328,6 +291,6 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             return [float(v) for v in value]
         return [float(value)] * groups
 
-    def _per_group(self, terms: Terms) -> Point:
+    def _per_group(self, terms: Combination) -> Point:
         wide: dict[Direction, list[float]] = {key: self._broadcast(value) for key, value in terms.items()}
         return [{k: v[g] for k, v in wide.items()} for g in range(len(self.param_groups))]

@@ -13,15 +13,12 @@ from .moves import Direction, Pass
 from .perturbation import Directions
 
 
-def split_moving(
-    work: Pass, directions: Directions, grads: Mapping[Direction, object]
-) -> tuple[Pass | None, Pass | None]:
-    """The parts of a pass that the directions of `grads` move and do not move."""
-    moving = [n for n, i in enumerate(work.indices) if any(directions.moves(along, i) for along in grads)]
-    if len(moving) == len(work.indices):
-        return work, None
-    resting = sorted(set(range(len(work.indices))) - set(moving))
-    return (work.part(moving) if moving else None), work.part(resting)
+def moving_part(work: Pass, directions: Directions, grads: Mapping[Direction, object]) -> Pass | None:
+    """The part of a pass that the directions of `grads` move, if any; the rest is carried out here."""
+    parts = work.split(any(directions.moves(along, i) for along in grads) for i in work.indices)
+    if False in parts:
+        directions.apply(parts[False])
+    return parts.get(True)
 
 
 def add_(

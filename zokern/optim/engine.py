@@ -23,7 +23,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .moves import IDENTITY, Affine, Apply, Pass, Point, Terms
+from .moves import IDENTITY, Affine, Apply, Pass, Point, Terms, uninterrupted
+
+Tensors = Mapping[int, Tensor] | Sequence[Tensor]
+"""Ordinal of a trainable to a tensor."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,8 @@ def same_kind(a: Tensor, b: Tensor) -> bool:
 class Engine(ABC):
     """What `ZerothOrderOptimizer` asks for; one subclass a way of restoring weights.
 
-    Args:
-        trainables: all trainable parameters.
-        apply: carries out one pass.
-        rounding: of passes that hold an update, for 16-bit parameters; probes round to nearest.
-        indices: the trainables this engine looks after; default all.
+    `rounding` is that of passes that hold an update, for 16-bit parameters: probes round to nearest.
+    `indices` are the trainables that this engine looks after, by default all.
     """
 
     mode: ClassVar[str]
@@ -58,11 +58,7 @@ class Engine(ABC):
     """Whether leaving an update pending saves a pass (`lazy=True`)."""
 
     def __init__(
-        self,
-        trainables: Trainables,
-        apply: Apply,
-        rounding: str,
-        indices: Sequence[int] | None = None,
+        self, trainables: Trainables, apply: Apply, rounding: str, indices: Sequence[int] | None = None
     ) -> None:
         self.trainables = trainables
         self.apply = apply
@@ -94,9 +90,8 @@ class Engine(ABC):
     def update(self, apply: Apply, merge: bool = False) -> None:
         """Makes memory the committed weights, through `apply`: for fused updates.
 
-        `apply` gets one pass a group and device (groups that move alike in one with `merge`). Its
-        decay and terms lead from its source to the committed weights; what `apply` writes to the
-        target becomes the committed weights.
+        `apply` gets one pass a group and device (groups that move alike in one with `merge`), whose decay
+        and terms lead to the committed weights. What it writes to the target becomes those.
         """
 
     def land(self) -> None:
@@ -111,11 +106,17 @@ class Engine(ABC):
     def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Takes over what `state` returned, of this or another restore mode."""
 
+    def _carry_out(self, source: Tensors, target: Tensors, apply: Apply, merge: bool = True) -> None:
+        """Moves by the map, which is then the identity."""
+        with uninterrupted():
+            self._walk(self.map, source, target, apply, merge=merge)
+            self.map = [IDENTITY] * len(self.map)
+
     def _walk(
         self,
         moves: Sequence[Affine],
-        source: Mapping[int, Tensor] | Sequence[Tensor],
-        target: Mapping[int, Tensor] | Sequence[Tensor],
+        source: Tensors,
+        target: Tensors,
         apply: Apply,
         *,
         merge: bool = True,
@@ -125,10 +126,8 @@ class Engine(ABC):
         """Moves `indices`, in as few passes as settings and devices allow. `moved(group)` is called
         when all of a group has moved, so that an error in between loses no weights."""
         group = self.trainables.group
-        alike = list(range(len(moves)))
-        if merge and len(moves) > 1:
-            keys = [m.key() for m in moves]
-            alike = [keys.index(key) for key in keys]
+        keys = [m.key() if merge else g for g, m in enumerate(moves)]
+        alike = [keys.index(key) for key in keys]
         passes: dict[int, dict[torch.device, list[int]]] = {}
         for i in self.indices if indices is None else indices:
             devices = passes.setdefault(alike[group[i]], {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
@@ -42,54 +43,31 @@ class Replay(Evaluator):
     """No forward: the losses of a log, the weights moved as they were."""
 
     def __init__(self, engine: Engine, losses: Sequence[float], step: int) -> None:
-        self.engine = engine
-        self.losses = [float(loss) for loss in losses]
-        self.step = step
-        self.used = 0
+        self.engine, self.step = engine, step
+        self.left = deque(float(loss) for loss in losses)
 
     def __call__(self, run: Run, points: Sequence[Point]) -> Iterator[float]:
         for point in points:
             self.engine.revisit(point)
-            if self.used == len(self.losses):
+            if not self.left:
                 raise ValueError(f"the log of step {self.step} has too few losses")
-            self.used += 1
-            yield self.losses[self.used - 1]
+            yield self.left.popleft()
 
     def done(self) -> None:
-        """At the end of the step.
-
-        Raises:
-            ValueError: the log has losses that were not used.
-        """
-        left = len(self.losses) - self.used
-        if left:
-            raise ValueError(f"the log of step {self.step} has {left} losses too many")
+        """At the end of the step: refuses a log with losses that were not used."""
+        if self.left:
+            raise ValueError(f"the log of step {self.step} has {len(self.left)} losses too many")
 
 
 class Batched(Evaluator):
-    """One forward for all points: every trained module applies its perturbed copies to row blocks.
-
-    Args:
-        engine: of the weights, which are not displaced.
-        module: that the closure calls.
-        directions: what a point's copy is made with.
-        max_parallel: most copies in one forward; None: all.
-
-    Raises:
-        ValueError: a module with trainables cannot have copies, named.
-    """
+    """One forward of `module` for all points: every trained module applies its perturbed copies to row
+    blocks, and no weight is displaced."""
 
     def __init__(
-        self,
-        engine: Engine,
-        module: weakref.ref[nn.Module],
-        directions: Directions,
-        max_parallel: int | None,
+        self, engine: Engine, module: weakref.ref[nn.Module], directions: Directions, max_parallel: int | None
     ) -> None:
-        self.engine = engine
-        self.module = module
-        self.directions = directions
-        self.max_parallel = max_parallel
+        self.engine, self.module = engine, module
+        self.directions, self.max_parallel = directions, max_parallel
         self._copies()  # says now what cannot have copies
 
     def __call__(self, run: Run, points: Sequence[Point]) -> Iterator[float]:

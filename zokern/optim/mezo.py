@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from typing_extensions import Unpack
 
 from ..call.checks import check_number
 from .base import ZerothOrderOptimizer
-from .dense import add_, split_moving
+from .dense import add_, moving_part
 from .moves import Pass, seed_of
+from .options import Common
+from .perturbation import at_least_fp32
 from .record import Closure, Grads
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .options import Common
 
 
 class MeZO(ZerothOrderOptimizer):
@@ -32,31 +29,19 @@ class MeZO(ZerothOrderOptimizer):
     the heavy ball m_t = \mu m_{t-1} + (1/Q) \sum g_q z_q.
 
     Args:
-        params: a module, `parameters()`, `named_parameters()` or param groups. Frozen parameters
-            are skipped, tied ones moved once.
+        params: a module, `parameters()`, `named_parameters()` or param groups.
         lr: learning rate \eta; with `torch.optim.lr_scheduler` as usual. Zeroth-order rates are
             small: 1e-6 or so for full tuning, 1e-4 or so for adapters.
         eps: perturbation scale \epsilon: 1e-3 for full tuning, 1e-2 for LoRA, 1e-1 for prefixes.
         one_sided: (loss(+eps z) - loss) / eps, with one base loss for all queries: Q + 1 forwards
             in place of 2Q.
-        num_queries: Q, directions a step, or a `QuerySchedule`.
         momentum: \mu in [0, 1).
         momentum_window: None keeps m in a dense buffer (fp32, as large as the trainables; float64
             for float64). W keeps the last W steps' (seed, g) pairs in its place, and costs W * Q
             normals an element in the update pass.
-        weight_decay: decoupled decay \lambda. Give parameters without it their own param group.
-        perturbation: what z is: `FullNoise()`, `SmallWeights`, `GivenMasks`, `Blocks`. Weights that do
-            not move do not decay either.
-        distribution: of z, "gaussian" or "rademacher".
-        evaluation: "loop", or "batched": all points of a step in one forward.
-        max_parallel: most perturbed copies in one forward; default all.
-        restore: "auto", "inplace", "exact" or "snapshot": how weights come back from a probe.
-        lazy: fuse restore and update into the next step's first pass; needs the module.
-        rounding: of updates to bf16 and fp16 weights.
-        seed: of the run.
-        module: the module that owns the parameters, when `params` is not it.
-
-    `ZerothOrderOptimizer` says more of those from `perturbation` on, which every method here takes.
+        weight_decay: decoupled decay \lambda, of weights that move. Give parameters without it their own
+            param group.
+        common: keywords of every method, Q = `num_queries` among them: see `ZerothOrderOptimizer`.
 
     `lr`, `eps`, `weight_decay` and `momentum` may differ between param groups.
 
@@ -137,26 +122,19 @@ class MeZO(ZerothOrderOptimizer):
             self.update(lambda work: self._descend(work, grads, decay[work.group]))
 
     def _descend(self, work: Pass, grads: Grads, decay: float) -> None:
-        moving, resting = split_moving(work, self.directions, grads)
-        if resting is not None:
-            self.directions.apply(resting)
+        """The update pass, after the momentum's own."""
+        moving = moving_part(work, self.directions, grads)
         if moving is None:
             return
         group = self.param_groups[work.group]
-        momenta = [self._momentum_of(self.trainables[i]) for i in moving.indices]
+        params = [self.trainables[i] for i in moving.indices]
+        momenta = [self.buffer(p, "momentum_buffer", at_least_fp32(p.dtype)) for p in params]
         along = {direction: values[work.group] for direction, values in grads.items()}
         self.directions.apply(Pass(moving.indices, work.group, momenta, momenta, group["momentum"], along))
         masks = self.directions.masks
         dense = [m * masks[i] if i in masks else m for i, m in zip(moving.indices, momenta)]
         seed = seed_of(next(iter(grads)))
         add_(moving.then(decay), dense, -group["lr"], self.directions, self.rounding, seed)
-
-    def _momentum_of(self, p: Tensor) -> Tensor:
-        state = self.state[p]
-        if "momentum_buffer" not in state:
-            dtype = torch.float64 if p.dtype == torch.float64 else torch.float32
-            state["momentum_buffer"] = torch.zeros_like(p, dtype=dtype)
-        return state["momentum_buffer"]
 
     def _method_state(self) -> dict[str, Any]:
         plain = self.directions.to_plain

@@ -12,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+Kind = TypeVar("Kind", bound=Hashable)
 
 Direction = Hashable
 """What names a z: its integer seed, or a hashable with a `seed` that the perturbation in use reads."""
@@ -28,11 +31,7 @@ Point = list[Terms]
 
 
 def seed_of(direction: Direction) -> int:
-    """The seed that a direction is drawn with.
-
-    Raises:
-        TypeError: it is neither an int nor has a `seed`.
-    """
+    """The seed that a direction is drawn with."""
     seed = direction if isinstance(direction, int) else getattr(direction, "seed", None)
     if not isinstance(seed, int):
         raise TypeError(f"a direction must be a seed or have one, got {direction!r}")
@@ -41,14 +40,11 @@ def seed_of(direction: Direction) -> int:
 
 @dataclass(frozen=True)
 class Affine:
-    """`decay * x + sum terms[k] * z(k)`.
+    """`decay * x + sum terms[k] * z(k)`, without terms that are zero.
 
-    Args:
-        decay: factor of x.
-        terms: direction to coefficient; zeros are left out.
-        rounding_seed: set where the map holds a committed update, which is what stochastic rounding
-            is for: its bits are drawn with this seed. The freshest direction gives it, so that no
-            two updates round with the same bits.
+    `rounding_seed` is set where the map holds a committed update, which is what stochastic rounding is
+    for: its bits are drawn with this seed. The freshest direction gives it, so that no two updates
+    round with the same bits.
     """
 
     decay: float = 1.0
@@ -98,12 +94,9 @@ class Pass:
     Args:
         indices: ordinals of the trainables, which are also their streams.
         group: param group (the first, where groups that move alike were merged).
-        source: read, one device.
-        target: written; `target is source` in place.
-        decay: factor of the source.
-        terms: direction to coefficient.
-        rounding: "nearest" or "stochastic".
-        rounding_seed: of "stochastic".
+        source, target: read and written, on one device; `target is source` in place.
+        decay, terms: factor of the source, and direction to coefficient.
+        rounding, rounding_seed: "nearest", or "stochastic" with the bits of this seed.
     """
 
     indices: list[int]
@@ -131,19 +124,28 @@ class Pass:
         target = source if self.target is self.source else [self.target[n] for n in chosen]
         return replace(self, indices=[self.indices[n] for n in chosen], source=source, target=target)
 
+    def split(self, kinds: Iterable[Kind]) -> dict[Kind, Pass]:
+        """The parts that are alike, by the kind of every tensor."""
+        alike: dict[Kind, list[int]] = {}
+        for n, kind in enumerate(kinds):
+            alike.setdefault(kind, []).append(n)
+        return {kind: self.part(chosen) if len(alike) > 1 else self for kind, chosen in alike.items()}
+
     def is_identity(self) -> bool:
         return self.target is self.source and self.decay == 1.0 and not any(self.terms.values())
 
-    def seeds_and_scales(self) -> tuple[list[int], list[float], str]:
-        """Seeds, their coefficients and the rounding as the ops take them: the bits of stochastic
-        rounding are those of the first seed."""
-        seeds: dict[int, float] = {}
+    def run(self, op: Callable[..., object], **options: Any) -> None:
+        """Calls `perturb_` or an op of its kind, with options of its own."""
+        scales: dict[int, float] = {}
         for direction, scale in self.terms.items():
-            seeds[seed_of(direction)] = seeds.get(seed_of(direction), 0.0) + scale
-        if self.rounding == "nearest" or self.rounding_seed is None:
-            return list(seeds), list(seeds.values()), "nearest"
-        scale = seeds.pop(self.rounding_seed, 0.0)
-        return [self.rounding_seed, *seeds], [scale, *seeds.values()], self.rounding
+            seed = seed_of(direction)
+            scales[seed] = scales.get(seed, 0.0) + scale
+        rounding = "nearest"
+        if self.rounding != "nearest" and self.rounding_seed is not None:
+            rounding, first = self.rounding, self.rounding_seed  # bits are drawn with the first seed
+            scales = {first: scales.pop(first, 0.0), **scales}
+        options.update(decay=self.decay, streams=self.indices, rounding=rounding, out=self.out)
+        op(self.source, list(scales), list(scales.values()), **options)
 
 
 Apply = Callable[[Pass], None]

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -61,10 +61,8 @@ class _Inside:
         return self._stacks.get(id(module.home.flat))
 
 
-def linear_copies(
-    x: Tensor, weight: Tensor, bias: Tensor | None
-) -> Tensor:  # x [P*B, ..., in], weight [P, out, in], bias [P, out]
-    """`F.linear` with row block p of x under weight[p] and bias[p]."""
+def linear_copies(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` with row block p of x [P*B, ..., in] under weight[p] [out, in] and bias[p] [out]."""
     blocks = x.reshape(len(weight), -1, x.shape[-1])
     if bias is None:
         y = torch.bmm(blocks, weight.transpose(1, 2))
@@ -73,26 +71,9 @@ def linear_copies(
     return y.reshape(*x.shape[:-1], weight.shape[1])
 
 
-@dataclass
-class _Call:
-    """One call of the model by the closure: what it was given, and every copy's output."""
-
-    inputs: tuple[Any, Any]
-    outputs: list[Any] = field(default_factory=list)  # one a copy
-
-
 class BatchedCopies:
-    """Evaluates a closure at several points with one forward.
-
-    Args:
-        root: the module that the closure calls.
-        trainables: what differs between the copies.
-        directions: what the points' terms stand for.
-        max_parallel: most copies in one forward; None: all.
-
-    Raises:
-        ValueError: a module with trainables cannot have copies of its own, named.
-    """
+    """Evaluates a closure that calls `root` at several points with one forward, or with one for at most
+    `max_parallel` copies. Refuses a module whose trainables cannot have several copies."""
 
     def __init__(
         self,
@@ -109,7 +90,7 @@ class BatchedCopies:
         self.homes: list[Home] = []
         self.linears: list[nn.Linear] = []
         self._packed: list[int] = []  # ordinals of the flat parameters
-        self._calls: list[_Call] = []
+        self._calls: list[tuple[Any, list[Any]]] = []  # what the model was given, every copy's output
         self._points: list[Point] = []
         self._copy = self._at = 0
         self._ordinal = {id(p): i for i, p in enumerate(trainables.params)}
@@ -130,22 +111,13 @@ class BatchedCopies:
     @contextlib.contextmanager
     def at(self, points: Sequence[Point]) -> Iterator[None]:
         """Within it, `run(closure, i)` gives the closure's value at `points[i]`."""
-        forward = self.root.__dict__.get("forward")
         self._forward: Callable[..., Any] = self.root.forward
         self._points, self._calls = list(points), []
-        for home in self.homes:
-            home.copies = _Outside()
-        self.root.forward = self._answer  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            del self.root.forward
-            if forward is not None:
-                self.root.forward = forward  # type: ignore[method-assign]
-            for home in self.homes:
-                home.copies = None
-            self._calls = []
-            del self._forward
+        with _forwards({self.root: self._answer}), self._homes_have(_Outside(), then=None):
+            try:
+                yield
+            finally:
+                self._calls = []
 
     def run(self, closure: Callable[[], Any], index: int) -> Any:
         """The closure's value at `points[index]`; in order, 0 first."""
@@ -160,12 +132,12 @@ class BatchedCopies:
         if self._at == len(self._calls):
             if self._copy > 0:
                 raise RuntimeError(_DIFFERS.format("one call more than before"))
-            self._calls.append(_Call((args, kwargs), self._evaluate(args, kwargs)))
-        call = self._calls[self._at]
-        if not _same((args, kwargs), call.inputs):
+            self._calls.append(((args, kwargs), self._evaluate(args, kwargs)))
+        inputs, outputs = self._calls[self._at]
+        if not _same((args, kwargs), inputs):
             raise RuntimeError(_DIFFERS.format("other inputs than before"))
         self._at += 1
-        return call.outputs[self._copy]
+        return outputs[self._copy]
 
     def _evaluate(self, args: Any, kwargs: Any) -> list[Any]:
         """Outputs of all copies."""
@@ -180,57 +152,44 @@ class BatchedCopies:
         for first in range(0, len(self._points), most):
             points = self._points[first : first + most]
             count = len(points)
-            inside = self._perturbed_homes(points)
-            with self._installed(points):
-                for home in self.homes:
-                    home.copies = inside
-                try:
-                    # a root that is itself a trained linear layer has a forward of copies now
-                    forward = self.root.forward if self.root in self.linears else self._forward
-                    batched = forward(*_repeat(args, count), **_repeat(kwargs, count))
-                finally:
-                    for home in self.homes:
-                        home.copies = _Outside()
+            linears: dict[nn.Module, Callable[..., Any]] = {
+                linear: functools.partial(
+                    linear_copies,
+                    weight=self._copies_of(linear.weight, points),
+                    bias=None if linear.bias is None else self._copies_of(linear.bias, points),
+                )
+                for linear in self.linears
+            }
+            with _forwards(linears), self._homes_have(self._inside(points), then=_Outside()):
+                # a root that is itself a trained linear layer has a forward of copies now
+                forward = self.root.forward if self.root in linears else self._forward
+                batched = forward(*_repeat(args, count), **_repeat(kwargs, count))
             outputs += [_rows(batched, p, count) for p in range(count)]
         return outputs
 
     @contextlib.contextmanager
-    def _installed(self, points: Sequence[Point]) -> Iterator[None]:
-        """Gives the trained linear layers their copies."""
-        kept = [linear.__dict__.get("forward") for linear in self.linears]
+    def _homes_have(self, copies: _Outside | _Inside, then: _Outside | None) -> Iterator[None]:
+        """Within it, the tensor-train layers have these copies; after it, those of `then`."""
+        for home in self.homes:
+            home.copies = copies
         try:
-            for linear in self.linears:
-                weight, bias = self._copied(linear, points)
-
-                def forward(x: Tensor, weight: Tensor = weight, bias: Any = bias) -> Tensor:
-                    return linear_copies(x, weight, bias)
-
-                linear.forward = forward  # type: ignore[method-assign, assignment]
             yield
         finally:
-            for linear, own in zip(self.linears, kept):
-                linear.__dict__.pop("forward", None)
-                if own is not None:
-                    linear.forward = own  # type: ignore[method-assign]
+            for home in self.homes:
+                home.copies = then
 
-    def _copied(self, linear: nn.Linear, points: Sequence[Point]) -> tuple[Tensor, Tensor | None]:
-        def copies(tensor: Tensor) -> Tensor:
-            i = self._ordinal.get(id(tensor))
-            if i is None:
-                return tensor.expand(len(points), *tensor.shape)
-            return self._stack(i, points)
-
-        return copies(linear.weight), None if linear.bias is None else copies(linear.bias)
-
-    def _stack(self, i: int, points: Sequence[Point]) -> Tensor:
-        """The perturbed copies of the trainable `i`, [P, ...]."""
-        p, group = self.trainables.params[i], self.trainables.group[i]
-        stacked = torch.empty(len(points), *p.shape, dtype=p.dtype, device=p.device)
+    def _copies_of(self, tensor: Tensor, points: Sequence[Point]) -> Tensor:
+        """The perturbed copies of a parameter, [P, ...]; of one that is not trained, views."""
+        i = self._ordinal.get(id(tensor))
+        if i is None:
+            return tensor.expand(len(points), *tensor.shape)
+        group = self.trainables.group[i]
+        stacked = torch.empty(len(points), *tensor.shape, dtype=tensor.dtype, device=tensor.device)
         for point, out in zip(points, stacked):
-            self.directions.apply(Pass([i], group, [p.detach()], [out], 1.0, point[group]))
+            self.directions.apply(Pass([i], group, [tensor.detach()], [out], 1.0, point[group]))
         return stacked
 
-    def _perturbed_homes(self, points: Sequence[Point]) -> _Inside:
+    def _inside(self, points: Sequence[Point]) -> _Inside:
         """What the tensor-train layers get: noise for their kernels where each copy has one seed at
         most, else the copies themselves, which are small."""
         noises, stacks = {}, {}
@@ -246,8 +205,23 @@ class BatchedCopies:
                     distribution=self.directions.distribution,
                 )
             else:
-                stacks[id(p)] = self._stack(i, points)
+                stacks[id(p)] = self._copies_of(p, points)
         return _Inside(noises, stacks)
+
+
+@contextlib.contextmanager
+def _forwards(new: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Within it, modules have other forwards."""
+    own = {module: module.__dict__.get("forward") for module in new}
+    try:
+        for module, forward in new.items():
+            module.forward = forward  # type: ignore[method-assign, assignment]
+        yield
+    finally:
+        for module, before in own.items():
+            module.__dict__.pop("forward", None)
+            if before is not None:
+                module.forward = before
 
 
 _DIFFERS = (
@@ -298,14 +272,10 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two inputs are equal, tensors by value."""
     if one is other:
         return True
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return (
-            isinstance(one, Tensor)
-            and isinstance(other, Tensor)
-            and one.shape == other.shape
-            and one.dtype == other.dtype
-            and torch.equal(one, other)
-        )
+        return False
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..call.checks import check_choice, check_number
 from ..random import derive_seed
 from .engine import Trainables
 from .moves import Direction, Pass, Terms, seed_of
-from .perturbation import Directions, FullNoise, Owner, Perturbation
+from .perturbation import Directions, FullNoise, Perturbation, StepStart
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,7 @@ class BlockSchedule:
             "tensor": a parameter. Or a function from name to any hashable.
         seed: of order="random".
 
-    Raises:
-        ValueError: an argument is out of range.
+    Raises ValueError where an argument is out of range.
 
     Source: block-coordinate MeZO as in LeZO (arXiv:2410.09823: order="random", period=1) and MeZO-BCD
         (arXiv:2501.19099: active=1).
@@ -69,12 +67,11 @@ class BlockSchedule:
 
     def blocks(self, names: Sequence[str], groups: Sequence[int]) -> list[int]:
         """The block of each parameter, blocks numbered by first appearance."""
+        keys: Sequence[Hashable]
         if callable(self.by):
-            keys: list[Hashable] = [self.by(name) for name in names]
-        elif self.by == "group":
-            keys = list(groups)
-        elif self.by == "tensor":
-            keys = list(range(len(names)))
+            keys = [self.by(name) for name in names]
+        elif self.by in ("group", "tensor"):
+            keys = groups if self.by == "group" else range(len(names))
         else:
             found = [re.match(r"(?:.*?\.)?\d+(?=\.|$)", name) for name in names]
             keys = [match.group() if match else "" for match in found]
@@ -130,32 +127,24 @@ class BlockDirection:
 
 
 class BlockDirections(Directions):
-    """The directions of another perturbation, in some blocks.
-
-    Attributes:
-        of: the directions within the blocks.
-        block: of each trainable.
-        active: the blocks of the present step.
-    """
+    """The directions `of` another perturbation, in some blocks."""
 
     def __init__(self, schedule: BlockSchedule, of: Directions) -> None:
-        self.of = of
-        super().__init__()
-        self.schedule = schedule
+        self.schedule, self.of = schedule, of
         self.whole, self.committed = of.whole, of.committed
-        self.masks = of.masks
-        self.block: list[int] = []
-        self.active: tuple[int, ...] = ()
+        self.masks, self.draws_masks = of.masks, of.draws_masks
+        self.block: list[int] = []  # of each trainable
+        self.active: tuple[int, ...] = ()  # in the present step
 
     def attach(self, trainables: Trainables) -> None:
         self.of.attach(trainables)
         self.block = self.schedule.blocks(trainables.names, trainables.group)
 
-    def begin(self, owner: Owner) -> None:
-        if any(group["weight_decay"] for group in owner.param_groups):
-            owner.flush()  # a pending decay is of the last step's blocks alone
-        self.active = self.choose(owner.turn)
-        self.of.begin(owner)
+    def begin(self, start: StepStart) -> None:
+        if any(group["weight_decay"] for group in start.param_groups):
+            start.flush()  # a pending decay is of the last step's blocks alone
+        self.active = self.choose(start.turn)
+        self.of.begin(start)
 
     def choose(self, turn: int) -> tuple[int, ...]:
         """The blocks of a turn."""
@@ -165,26 +154,19 @@ class BlockDirections(Directions):
         return BlockDirection(self.of.direction(seed), self.active)
 
     def moves(self, direction: Direction, i: int) -> bool:
-        if not isinstance(direction, BlockDirection):
-            return self.of.moves(direction, i)
-        return self.block[i] in direction.active and self.of.moves(direction.along, i)
+        if isinstance(direction, BlockDirection):
+            return self.block[i] in direction.active and self.of.moves(direction.along, i)
+        return self.of.moves(direction, i)
 
     def apply(self, work: Pass) -> None:
         if work.is_identity():
             return
-        parts: dict[tuple[Direction, ...], list[int]] = {}
-        for n, i in enumerate(work.indices):
-            moving = tuple(key for key in work.terms if self.moves(key, i))
-            parts.setdefault(moving, []).append(n)
-        for moving, chosen in parts.items():
-            part = work.part(chosen) if len(parts) > 1 else work
+        parts = work.split(tuple(key for key in work.terms if self.moves(key, i)) for i in work.indices)
+        for moving, part in parts.items():
             if moving:
                 self.of.apply(replace(part, terms=_along(work.terms, moving)))
             elif part.target is not part.source:  # not of an active block
                 torch._foreach_copy_(part.target, part.source)
-
-    def drawn_masks(self) -> dict[int, Tensor]:
-        return self.of.drawn_masks()
 
     def to_plain(self, direction: Direction) -> Any:
         if not isinstance(direction, BlockDirection):

@@ -14,7 +14,7 @@ from ..call.checks import check_number
 from ..ops import perturb_, perturb_masked_
 from .engine import Trainables
 from .moves import Pass
-from .perturbation import Directions, Owner, Perturbation
+from .perturbation import Directions, Perturbation, StepStart
 
 CHUNK = 1 << 20
 
@@ -26,21 +26,17 @@ class SmallWeights(Perturbation):
     .. math:: M = \{ j : |\theta_j| \le h \}, \qquad
               \hat z_j = z_j \text{ for } j \in M, \text{ else } 0
 
-    h is a threshold a tensor, under which the 1 - `sparsity` smallest of its weights lie. M is a
-    function of the committed weights, the same in a step's probe, flip and update: with
-    `restore="exact"` and `"snapshot"` every pass starts from the committed weights and compares inside
-    the kernel, no mask is stored. Where passes start from other values (in place, where displaced
-    weights do not tell; dense rules such as Adam; the points around MeZO-SVRG's anchor) boolean masks
-    are kept, one byte a weight. They are drawn anew at each step (MeZO-SVRG: at each interval).
+    h is a threshold a tensor, under which the 1 - `sparsity` smallest of its weights lie. M is the same in
+    a step's probe, flip and update, a function of the committed weights: with `restore="exact"` and
+    `"snapshot"` every pass starts from those and compares inside the kernel, no mask is stored. Where
+    passes start from other values (in place; dense rules such as Adam; the points around MeZO-SVRG's
+    anchor) boolean masks are kept, one byte a weight, drawn anew at each step (MeZO-SVRG: interval).
 
     Args:
         sparsity: fraction of each tensor's weights that is frozen, the largest; in [0, 1). A param
             group's "sparsity" overrides it: 0 for norms and biases, whose weights are all alike.
         refresh: thresholds are found at the first step and, with a number here, every `refresh` steps
             again. The mask follows the weights at every step in either case.
-
-    Raises:
-        ValueError: an argument is out of range.
 
     Cost: finding thresholds reads the weights twice, in chunks.
 
@@ -72,7 +68,7 @@ class GivenMasks(Perturbation):
             shape, True where it moves. Parameters not named move as a whole.
 
     Raises (when an optimizer takes it):
-        ValueError: a name or shape does not fit. TypeError: no boolean tensor.
+        TypeError, ValueError: a mask is no boolean tensor, or its name or shape does not fit.
     """
 
     masks: Mapping[str | int, Tensor]
@@ -82,11 +78,7 @@ class GivenMasks(Perturbation):
 
 
 class MaskedDirections(Directions):
-    """z on the chosen elements: of stored masks, or by a threshold against a pass's source.
-
-    Attributes:
-        thresholds: ordinal of a trainable to its threshold.
-    """
+    """z on the chosen elements: of stored masks, or by a threshold against a pass's source."""
 
     def __init__(self, distribution: str, given: Mapping[str | int, Tensor] | None = None) -> None:
         super().__init__()
@@ -112,34 +104,22 @@ class MaskedDirections(Directions):
     def apply(self, work: Pass) -> None:
         if work.is_identity():
             return
-        parts: dict[str, list[int]] = {}
-        for n, i in enumerate(work.indices):
-            kind = "mask" if i in self.masks else "threshold" if i in self.thresholds else "all"
-            parts.setdefault(kind, []).append(n)
-        for kind, chosen in parts.items():
-            self._pass(work.part(chosen) if len(parts) > 1 else work, kind)
-
-    def _pass(self, work: Pass, kind: str) -> None:
-        seeds, scales, rounding = work.seeds_and_scales()
-        options: dict[str, Any] = {
-            "decay": work.decay,
-            "streams": work.indices,
-            "distribution": self.distribution,
-            "rounding": rounding,
-            "out": work.out,
-        }
-        if kind == "mask":
-            masks = [self.masks[i] for i in work.indices]
-            perturb_masked_(work.source, seeds, scales, masks=masks, **options)
-        elif kind == "threshold":
-            thresholds = [self.thresholds[i] for i in work.indices]
-            perturb_masked_(work.source, seeds, scales, thresholds=thresholds, **options)
-        else:
-            perturb_(work.source, seeds, scales, **options)
+        kinds = ((i in self.masks, i in self.thresholds) for i in work.indices)
+        for (masked, limited), part in work.split(kinds).items():
+            if masked:
+                masks = [self.masks[i] for i in part.indices]
+                part.run(perturb_masked_, masks=masks, distribution=self.distribution)
+            elif limited:
+                thresholds = [self.thresholds[i] for i in part.indices]
+                part.run(perturb_masked_, thresholds=thresholds, distribution=self.distribution)
+            else:
+                part.run(perturb_, distribution=self.distribution)
 
 
 class SmallDirections(MaskedDirections):
     """z on the small weights."""
+
+    draws_masks = True
 
     def __init__(self, distribution: str, sparsity: float, refresh: int | None) -> None:
         super().__init__(distribution)
@@ -147,59 +127,49 @@ class SmallDirections(MaskedDirections):
         self.committed = sparsity > 0.0
         self.found = False
         self.begun = -1  # the last step that began with a look at the weights
-        self.trainables: Trainables | None = None
+        self.params: list[Tensor] = []
+        self.group: list[int] = []
 
     def attach(self, trainables: Trainables) -> None:
-        self.trainables, self.found = trainables, False
+        self.params, self.group, self.found = trainables.params, trainables.group, False
 
-    def begin(self, owner: Owner) -> None:
+    def begin(self, start: StepStart) -> None:
         # a multiple of `refresh` since the last choice, which may be several steps ago
-        due = self.refresh is not None and owner.steps // self.refresh > self.begun // self.refresh
-        self.begun = owner.steps
+        due = self.refresh is not None and start.step // self.refresh > self.begun // self.refresh
+        self.begun = start.step
         if due or not self.found:
-            owner.flush()
-            self._find_thresholds(owner)
-        if self.thresholds and (owner.restore == "inplace" or owner.keeps_masks):
-            owner.flush()
+            start.flush()
+            self.thresholds.clear()
+            for i, (p, g) in enumerate(zip(self.params, self.group)):
+                sparsity = start.param_groups[g].get("sparsity", self.sparsity)
+                if sparsity and p.numel():
+                    self.thresholds[i] = threshold(p, sparsity)
+            self.found = True
+        if self.thresholds and start.keeps_masks:
+            start.flush()
             self._draw_masks()
-
-    def _find_thresholds(self, owner: Owner) -> None:
-        assert self.trainables is not None  # attached
-        self.thresholds.clear()
-        for i, (p, g) in enumerate(zip(self.trainables.params, self.trainables.group)):
-            sparsity = owner.param_groups[g].get("sparsity", self.sparsity)
-            if sparsity and p.numel():
-                self.thresholds[i] = threshold(p, sparsity)
-        self.found = True
 
     def _draw_masks(self) -> None:
         """The masks of the committed weights."""
-        assert self.trainables is not None  # attached
         for i, h in self.thresholds.items():
-            p = self.trainables.params[i]
+            p = self.params[i]
             if i not in self.masks or self.masks[i].shape != p.shape:
                 self.masks[i] = torch.empty_like(p, dtype=torch.bool, requires_grad=False)
             for mask, value in zip(_pieces(self.masks[i]), _pieces(p)):
                 torch.le(value.abs(), h, out=mask)
-
-    def drawn_masks(self) -> dict[int, Tensor]:
-        return dict(self.masks)
 
     def state(self) -> dict[str, Any]:
         return {"found": self.found, "begun": self.begun, "thresholds": dict(self.thresholds)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.found, self.begun = state["found"], state.get("begun", self.begun)
-        self.thresholds.clear()
-        self.thresholds.update(state["thresholds"])
+        self.thresholds = dict(state["thresholds"])
 
 
 def _pieces(tensor: Tensor) -> Iterable[Tensor]:
     """Views of at most `CHUNK` elements where the memory is dense, else the whole."""
-    dense = tensor.detach()
-    if not dense.is_contiguous():
-        return [dense]
-    return dense.view(-1).split(CHUNK)
+    tensor = tensor.detach()
+    return tensor.view(-1).split(CHUNK) if tensor.is_contiguous() else [tensor]
 
 
 def threshold(weights: Tensor, sparsity: float) -> float:

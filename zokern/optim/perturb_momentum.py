@@ -12,7 +12,7 @@ from torch import Tensor
 from ..call.checks import check_number
 from ..ops import adamu_probe_
 from .moves import Direction, Pass
-from .perturbation import Directions, Owner, Perturbation
+from .perturbation import Directions, Perturbation, StepStart
 
 WARMUP = 1024
 
@@ -35,8 +35,7 @@ class AdaMUSchedule:
         settled: T_2, first step at the end value; default 80 % of T.
         alpha, beta1, beta2: end values, in [0, 1].
 
-    Raises:
-        ValueError: a number is out of range, or `settled` comes before `warmup`.
+    Raises ValueError where a number is out of range, or `settled` comes before `warmup`.
 
     Source: equation 7 of Jiang et al. 2024 (arXiv:2312.15184) is not computable as printed; this keeps
         its three stages and the end values stated beside it.
@@ -59,8 +58,7 @@ class AdaMUSchedule:
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, integer=True)
         for name in ("alpha", "beta1", "beta2"):
-            check_number(name, getattr(self, name), 0.0)
-            if getattr(self, name) > 1.0:
+            if check_number(name, getattr(self, name), 0.0) > 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         start, stop = self.stages
         if stop < start:
@@ -98,9 +96,7 @@ class Momentum(Perturbation):
 
     schedule: Schedule
 
-    @property
-    def reads_momentum(self) -> bool:
-        return True
+    reads_momentum = True
 
     def bind(self, distribution: str) -> Directions:
         return MomentumDirections(self.schedule)
@@ -116,21 +112,16 @@ class MomentumDirection:
 
 
 class MomentumDirections(Directions):
-    """Passes along directions around the momenta, which they read.
-
-    Attributes:
-        momenta: by ordinal of their trainable.
-        alpha, beta1, beta2: of the present step.
-    """
+    """Passes along directions around the momenta, which they read."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         self.schedule = schedule
-        self.momenta: dict[int, Tensor] = {}
-        self.alpha = self.beta1 = self.beta2 = 1.0
+        self.momenta: dict[int, Tensor] = {}  # by ordinal of their trainable
+        self.alpha = self.beta1 = self.beta2 = 1.0  # of the present step
 
-    def begin(self, owner: Owner) -> None:
-        self.alpha, self.beta1, self.beta2 = self.schedule(owner.steps + 1)
+    def begin(self, start: StepStart) -> None:
+        self.alpha, self.beta1, self.beta2 = self.schedule(start.step + 1)
 
     def direction(self, seed: int) -> MomentumDirection:
         return MomentumDirection(seed, self.alpha, self.beta1)

@@ -8,9 +8,9 @@ turn, a momentum) and carry out the optimizer's passes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,29 +20,15 @@ from .engine import Trainables
 from .moves import Direction, Pass
 
 
-class Owner(Protocol):
-    """What directions may ask of their optimizer at the beginning of a step."""
+@dataclass(frozen=True)
+class StepStart:
+    """What directions are told before a step's first move."""
 
-    @property
-    def param_groups(self) -> Sequence[Mapping[str, Any]]: ...
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def turn(self) -> int:
-        """Counts the choices: the number of the step, or of the interval where one holds for several."""
-        ...
-
-    @property
-    def restore(self) -> str: ...
-
-    @property
-    def keeps_masks(self) -> bool:
-        """Whether masks are to be stored, for passes that do not start from the committed weights."""
-        ...
-
-    def flush(self) -> None: ...
+    step: int
+    turn: int  # counts the choices: the number of the step, or of the interval where one holds for several
+    param_groups: Sequence[Mapping[str, Any]]
+    keeps_masks: bool  # masks are to be stored: not all passes start from the committed weights
+    flush: Callable[[], None]  # makes the weights in memory the committed ones
 
 
 class Directions(ABC):
@@ -58,17 +44,17 @@ class Directions(ABC):
     masks: dict[int, Tensor]
     """Ordinal of a trainable to the stored mask of the elements that move; others move as a whole."""
 
+    draws_masks = False
+    """Whether masks are found from the weights; those that a user gives are no state."""
+
     def __init__(self) -> None:
         self.masks = {}
 
     def attach(self, trainables: Trainables) -> None:  # noqa: B027
-        """Learns the trainables, at first and when there are more.
+        """Learns the trainables, at first and when there are more; refuses those that the choice does not
+        fit (TypeError, ValueError)."""
 
-        Raises:
-            TypeError, ValueError: the choice does not fit them.
-        """
-
-    def begin(self, owner: Owner) -> None:  # noqa: B027
+    def begin(self, start: StepStart) -> None:  # noqa: B027
         """Before a step's first move: brings up to date what depends on the step or the weights."""
 
     def direction(self, seed: int) -> Direction:
@@ -82,10 +68,6 @@ class Directions(ABC):
     @abstractmethod
     def apply(self, work: Pass) -> None:
         """Carries out a pass."""
-
-    def drawn_masks(self) -> dict[int, Tensor]:
-        """The masks that were found from the weights; those that the user gave are not among them."""
-        return {}
 
     def to_plain(self, direction: Direction) -> Any:
         """A direction as plain Python, for a saved state: a number, or tuples of numbers."""
@@ -137,29 +119,19 @@ class FullDirections(Directions):
         self.distribution = distribution
 
     def apply(self, work: Pass) -> None:
-        if work.is_identity():
-            return
-        seeds, scales, rounding = work.seeds_and_scales()
-        perturb_(
-            work.source,
-            seeds,
-            scales,
-            decay=work.decay,
-            streams=work.indices,
-            distribution=self.distribution,
-            rounding=rounding,
-            out=work.out,
-        )
+        if not work.is_identity():
+            work.run(perturb_, distribution=self.distribution)
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of what is computed for weights of this one."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def dense_estimate(
     directions: Directions, i: int, like: Tensor, group: int, grads: Mapping[Direction, float]
 ) -> Tensor:
-    """sum grads * z of one trainable, as a tensor: for rules that are not fused with the noise.
-
-    float32, or float64 for a float64 trainable. 0 where nothing moves.
-    """
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    dense = [torch.zeros_like(like, dtype=dtype, requires_grad=False)]
+    """sum grads * z of one trainable, 0 where nothing moves: for rules that are not fused with the noise."""
+    dense = [torch.zeros_like(like, dtype=at_least_fp32(like.dtype), requires_grad=False)]
     directions.apply(Pass([i], group, dense, dense, 1.0, dict(grads)))
     return dense[0]

@@ -17,25 +17,17 @@ Grads = dict[Direction, list[float]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A simultaneous-perturbation estimate of the gradient: sum over directions of grads * z.
-
-    Attributes:
-        loss: the loss to report (two-sided: the mean of all evaluations; one-sided: the base loss).
-        grads: projected gradient of each direction, divided by their number, one a param group.
-    """
+    """A simultaneous-perturbation estimate of the gradient: sum over directions of grads * z."""
 
     loss: float
+    """The loss to report: two-sided the mean of all evaluations, one-sided the base loss."""
     grads: Grads
+    """Projected gradients, divided by the number of directions."""
 
     def minus(self, other: Estimate) -> Estimate:
         """The difference, along the same directions; the loss is this one's."""
-        return Estimate(
-            self.loss,
-            {
-                along: [a - b for a, b in zip(values, other.grads[along])]
-                for along, values in self.grads.items()
-            },
-        )
+        pairs = {along: zip(values, other.grads[along]) for along, values in self.grads.items()}
+        return Estimate(self.loss, {along: [a - b for a, b in pair] for along, pair in pairs.items()})
 
     @property
     def numbers(self) -> list[float]:
@@ -68,12 +60,7 @@ def no_forward() -> float:
 
 
 def as_scalar(value: Any) -> float:
-    """A closure's value as a float.
-
-    Raises:
-        TypeError: it is no number.
-        ValueError: it has more or less than one element; the message has its shape.
-    """
+    """A closure's value, of one element, as a float."""
     shape = getattr(value, "shape", ())
     if math.prod(shape) != 1:
         raise ValueError(f"closure must return a scalar loss, got shape {tuple(shape)}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ._groups import check_trainables
 from ._hooks import land_before_use, owners, places
 from .engine import Engine, Trainables
 from .moves import Apply
@@ -26,20 +24,12 @@ SMALL = 1 / 16
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method, its perturbation and its evaluation ask of a restore mode.
+    """What a method, its perturbation and its evaluation ask of a restore mode."""
 
-    Args:
-        batched: all points are evaluated in one forward: no weight is displaced.
-        committed: passes look at the weights they start from, which are to be the committed ones.
-        anchor: points around a copy of earlier weights are visited: weights in memory must not have
-            to move there and back.
-        copies_small_sets: a small trainable set is copied whatever its dtype.
-    """
-
-    batched: bool = False
-    committed: bool = False
-    anchor: bool = False
-    copies_small_sets: bool = False
+    batched: bool = False  # all points are evaluated in one forward: no weight is displaced
+    committed: bool = False  # passes look at the weights they start from, which are to be the committed ones
+    anchor: bool = False  # points around a copy of earlier weights are visited, with no move there and back
+    copies_small_sets: bool = False  # a small trainable set is copied whatever its dtype
 
 
 def choose_restore(asked: str, needs: Needs, params: Sequence[Tensor], module: nn.Module | None) -> str:
@@ -51,9 +41,6 @@ def choose_restore(asked: str, needs: Needs, params: Sequence[Tensor], module: n
     drifts by 12 % of their rms in 1 000 bf16 steps): "snapshot" with bare parameters, for a compiled
     module (hooks would break its graph), and for small trainable sets, as adapters are: the copy is
     then no burden and one pass is faster than a pass a module. Otherwise "exact".
-
-    Raises:
-        ValueError: what was asked for cannot be, or "exact" has no module.
     """
     if needs.batched and asked not in ("auto", "snapshot"):
         raise ValueError(
@@ -93,49 +80,21 @@ def _is_small(module: nn.Module, params: Sequence[Tensor]) -> bool:
     return sum(p.numel() * p.element_size() for p in params) <= SMALL * total
 
 
-def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
-    """The trainables of checked param groups, in order.
-
-    Raises:
-        ValueError: no trainable parameter, one twice, or overlapping ones.
-    """
-    params, names = check_trainables(groups)
-    group = {id(p): g for g, entry in enumerate(groups) for p in entry["params"]}
-    return Trainables(params, names, [group[id(p)] for p in params], len(groups))
-
-
 def build(
-    trainables: Trainables,
-    module: nn.Module | None,
-    restore: str,
-    lazy: bool,
-    apply: Apply,
-    rounding: str,
+    trainables: Trainables, module: nn.Module | None, restore: str, lazy: bool, apply: Apply, rounding: str
 ) -> tuple[Engine, list[RemovableHandle]]:
-    """The engine of a mode that was chosen, and the handles of its hooks.
-
-    Raises:
-        ValueError: a trainable is not in the module.
-    """
-    found: dict[nn.Module, list[int]] = {}
-    if module is not None:
-        found = owners(module, trainables.params)
-        inside = {i for own in found.values() for i in own}
-        for i, name in enumerate(trainables.names):
-            if i not in inside:
-                raise ValueError(f"module does not contain the parameter {name}")
-    handles: list[RemovableHandle] = []
-    engine: Engine
+    """The engine of a mode that was chosen, and the handles of its hooks."""
+    found = {} if module is None else owners(module, trainables.params)
+    inside = {i for own in found.values() for i in own}
+    for i, name in enumerate(trainables.names):
+        if module is not None and i not in inside:
+            raise ValueError(f"module does not contain the parameter {name}")
     if restore == "exact" and module is not None:
         at = places(module, found, trainables.params)
-        engine = Exact(trainables, apply, rounding, owners=found, places=at)
-        handles += engine.handles
-    else:
-        kind = InPlace if restore == "inplace" else Snapshot
-        engine = kind(trainables, apply, rounding)
-    if module is not None and lazy and engine.defers:
-        handles += land_before_use(module, found, engine)
-    return engine, handles
+        exact = Exact(trainables, apply, rounding, owners=found, places=at)
+        return exact, exact.handles
+    engine = (InPlace if restore == "inplace" else Snapshot)(trainables, apply, rounding)
+    return engine, land_before_use(module, found, engine) if module is not None and lazy else []
 
 
 def detach(engine: Engine, handles: list[RemovableHandle]) -> None:

@@ -20,24 +20,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ._hooks import ModuleHook
-from ._watch import Extent, Watch, extent_of
+from ..call.checks import extent
+from ._hooks import ModuleHook, Owned
+from ._watch import Frame, Watch
 from .engine import Engine, Trainables, same_kind
-from .moves import IDENTITY, Affine, Apply, Point, uninterrupted
+from .moves import Affine, Apply, Point, uninterrupted
 from .restore_snapshot import Snapshot
 
 ALIGN = 64
-DUE, SWAPPED, SETTLED = 0, 1, 2
 
 
 class Scratch:
@@ -69,15 +67,6 @@ class Scratch:
         self._views[i] = (offset, view)
         return view
 
-    def mark(self) -> dict[torch.device, int]:
-        """The stack's height, for `release`."""
-        return dict(self.used)
-
-    def release(self, mark: dict[torch.device, int]) -> None:
-        """Takes off all that was put on since `mark`."""
-        for device in self.used:
-            self.used[device] = mark.get(device, 0)
-
     def fit(self) -> None:
         """Empties the stack, and grows the buffers to what was in use at most."""
         for device, peak in self.peak.items():
@@ -90,63 +79,40 @@ class Scratch:
             self.buffers[device] = buffer
 
 
-@dataclass
-class Frame:
-    """One running forward: the bases of what it swapped, and the scratch's height before."""
+class _ForwardHook(ModuleHook):
+    """Runs `Exact.enter` before or `Exact.leave` after a module's forward, outside the watch and timed."""
 
-    place: _Place
-    bases: dict[int, Tensor]
-    used: dict[torch.device, int]
-    extents: list[Extent] = field(default_factory=list)
-    aliases: list[weakref.ref[Tensor]] = field(default_factory=list)
-
-
-class _Place(ModuleHook):
-    """A module that holds trainables: the pre-hook of its forward."""
-
-    def __init__(self, engine: Exact, own: Sequence[int]) -> None:
+    def __init__(self, engine: Exact, swap: Callable[[Exact, list[int]], None], own: list[int]) -> None:
         super().__init__(engine)
-        self.own = list(own)
+        self.swap, self.own = swap, own
 
     def act(self) -> None:
         engine = self._engine()
-        if isinstance(engine, Exact) and engine.active:
-            engine.enter(self)
-
-
-class _After(ModuleHook):
-    """The hook after the forward of a place, also when it raised."""
-
-    def __init__(self, engine: Exact, place: _Place) -> None:
-        super().__init__(engine)
-        self.place = place
-
-    def act(self) -> None:
-        engine = self._engine()
-        if isinstance(engine, Exact) and engine.active:
-            engine.leave(self.place)
+        if not (isinstance(engine, Exact) and engine.active):
+            return
+        started, watcher = time.perf_counter(), engine.watcher
+        if watcher is not None:
+            watcher.paused += 1
+        try:
+            self.swap(engine, self.own)
+        finally:
+            if watcher is not None:
+                watcher.paused -= 1
+            engine.seconds_in_hooks += time.perf_counter() - started
 
 
 class Exact(Engine):
     """Perturbs copies, module by module; see the top of this file.
 
-    Args:
-        trainables, apply, rounding: as for `Engine`.
-        owners: the modules that hold trainables themselves, and which. Others are covered.
-        places: the modules before whose forward trainables are perturbed, and which.
+    `owners` hold trainables themselves: those that none holds are covered. Before the forward of one of
+    `places` its trainables are perturbed.
     """
 
     mode = "exact"
     defers = False
 
     def __init__(
-        self,
-        trainables: Trainables,
-        apply: Apply,
-        rounding: str,
-        *,
-        owners: Mapping[nn.Module, Sequence[int]],
-        places: Mapping[nn.Module, Sequence[int]],
+        self, trainables: Trainables, apply: Apply, rounding: str, *, owners: Owned, places: Owned
     ) -> None:
         super().__init__(trainables, apply, rounding)
         self.cover = Snapshot(trainables, apply, rounding, indices=[])
@@ -156,16 +122,15 @@ class Exact(Engine):
         self.repeated = 0
         self.frames: list[Frame] = []
         self.watcher: Watch | None = None
+        self._due: set[int] = set()  # to be swapped in by the next forward that holds them
         self._unseen: set[int] = set()
-        self._state = bytearray(len(trainables.params))
         self._moves: list[Affine] = []
         self.handles: list[RemovableHandle] = []
         for module, own in places.items():
-            place = _Place(self, own)
-            after = _After(self, place)
-            self.handles.append(module.register_forward_pre_hook(place, prepend=True))
-            self.handles.append(module.register_forward_hook(after, always_call=True))
-        # these take another path, and so round otherwise, while a torch function mode is active:
+            enter, leave = _ForwardHook(self, Exact.enter, own), _ForwardHook(self, Exact.leave, own)
+            self.handles.append(module.register_forward_pre_hook(enter, prepend=True))
+            self.handles.append(module.register_forward_hook(leave, always_call=True))  # if it raised, too
+        # attention takes another path, and so rounds otherwise, while a torch function mode is active:
         # what was watched is run again
         self._fast_paths = any(isinstance(m, nn.MultiheadAttention) for m in owners)
         reached = [i for own in owners.values() for i in own]
@@ -221,32 +186,25 @@ class Exact(Engine):
     def update(self, apply: Apply, merge: bool = False) -> None:
         params = self.trainables.params
         with uninterrupted():
-            self.cover.map = list(self.map)
-            self._walk(self.map, params, params, apply, merge=merge)
-            self.map = [IDENTITY] * len(self.map)
+            self.cover.map = self.map
+            self._carry_out(params, params, apply, merge)
             if self.cover.indices:
                 self.cover.update(apply, merge)
-            self.cover.map = list(self.map)
+            self.cover.map = self.map
 
     def _cover(self, found: Iterable[int]) -> None:
         self.cover.add(found)
-        covered = set(self.cover.indices)
-        self.indices = [i for i in self.indices if i not in covered]
+        self.indices = sorted(set(self.indices).difference(self.cover.indices))
 
     # -- an evaluation ------------------------------------------------------------------------
 
     def _run(self, run: Callable[[], float], moving: Sequence[bool], watch: bool) -> tuple[float, list[int]]:
         """The value, and the trainables that were due but not (or not only) seen perturbed."""
         group = self.trainables.group
-        state = self._state
-        state[:] = bytes([SETTLED]) * len(state)
         due = [i for i in self.indices if moving[group[i]]]
-        for i in due:
-            state[i] = DUE
-        self._unseen = set(due)
+        self._due, self._unseen = set(due), set(due)
         self._made.clear()
-        watcher = Watch(self.trainables.params, due, self.frames) if watch else None
-        self.watcher = watcher
+        self.watcher = watcher = Watch(self.trainables.params, due, self.frames) if watch else None
         self.active = True
         try:
             with watcher or contextlib.nullcontext():
@@ -259,30 +217,21 @@ class Exact(Engine):
             self.scratch.fit()
         return value, sorted(self._unseen | (watcher.found if watcher else set()))
 
-    def enter(self, place: _Place) -> None:
-        """Swaps in what the module holds, as far as it is due and not swapped in already."""
-        started = time.perf_counter()
-        watcher = self.watcher
-        if watcher is not None:
-            watcher.paused += 1
-        try:
-            params, state = self.trainables.params, self._state
-            due = [i for i in place.own if state[i] == DUE]
-            bases = {i: params[i].data for i in due}
-            frame = Frame(place, bases, self.scratch.mark())
-            self.frames.append(frame)
-            if due:
-                views = self._perturbed(bases)
-                for i, view in views.items():
-                    state[i] = SWAPPED
-                    params[i].data = view
-                self._unseen.difference_update(due)
-                if watcher is not None:
-                    frame.extents = [extent_of(view) for view in views.values() if view.numel()]
-        finally:
-            if watcher is not None:
-                watcher.paused -= 1
-            self.seconds_in_hooks += time.perf_counter() - started
+    def enter(self, own: list[int]) -> None:
+        """Swaps in what a module holds, as far as it is due and not swapped in already."""
+        params = self.trainables.params
+        bases = {i: params[i].data for i in own if i in self._due}
+        frame = Frame(own, bases, dict(self.scratch.used))
+        self.frames.append(frame)
+        if not bases:
+            return
+        views = self._perturbed(bases)
+        for i, view in views.items():
+            self._due.discard(i)
+            params[i].data = view
+        self._unseen.difference_update(bases)
+        if self.watcher is not None:
+            frame.extents = [extent(view) for view in views.values() if view.numel()]
 
     def _perturbed(self, bases: dict[int, Tensor]) -> dict[int, Tensor]:
         """Perturbed copies of `bases`. Those of tied weights are made once an evaluation."""
@@ -302,28 +251,20 @@ class Exact(Engine):
             self._made.update(i for i in todo if i in self.tied)
         return views
 
-    def leave(self, place: _Place) -> None:
+    def leave(self, own: list[int]) -> None:
         """Brings the bases back, of this forward and of any it called that was cut short."""
-        started = time.perf_counter()
-        watcher = self.watcher
-        if watcher is not None:
-            watcher.paused += 1
-        try:
-            if any(frame.place is place for frame in self.frames):
-                while True:
-                    frame = self.frames.pop()
-                    self._restore(frame)
-                    if frame.place is place:
-                        break
-                self.scratch.release(frame.used)
-        finally:
-            if watcher is not None:
-                watcher.paused -= 1
-            self.seconds_in_hooks += time.perf_counter() - started
+        if not any(frame.own is own for frame in self.frames):
+            return
+        while True:
+            frame = self.frames.pop()
+            self._restore(frame)
+            if frame.own is own:
+                break
+        self.scratch.used = frame.height
 
     def _restore(self, frame: Frame) -> None:
         for i, base in frame.bases.items():
             self.trainables.params[i].data = base
-            self._state[i] = DUE
-        if self.watcher is not None and self.watcher.outlives(frame.aliases, frame.extents):
+            self._due.add(i)
+        if self.watcher is not None and self.watcher.outlived(frame):
             self.watcher.found.update(frame.bases)

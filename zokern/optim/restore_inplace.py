@@ -33,5 +33,5 @@ class InPlace(Engine):
 
         self.map = list(self.map)
         with uninterrupted():
-            self._walk(list(moves), params, params, apply, merge=merge, moved=moved)
+            self._walk(moves, params, params, apply, merge=merge, moved=moved)
             self.map = list(after)  # of groups without members too

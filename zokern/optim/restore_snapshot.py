@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .engine import Engine, Trainables, same_kind
-from .moves import IDENTITY, Affine, Apply, Point, uninterrupted
+from .moves import Affine, Apply, Point, uninterrupted
 
 
 class Snapshot(Engine):
@@ -18,11 +18,7 @@ class Snapshot(Engine):
     mode = "snapshot"
 
     def __init__(
-        self,
-        trainables: Trainables,
-        apply: Apply,
-        rounding: str,
-        indices: Sequence[int] | None = None,
+        self, trainables: Trainables, apply: Apply, rounding: str, indices: Sequence[int] | None = None
     ) -> None:
         super().__init__(trainables, apply, rounding, indices)
         self.held: dict[int, Tensor] = {}
@@ -43,31 +39,26 @@ class Snapshot(Engine):
             if not any(any(o.values()) for o in offsets):
                 return
             with uninterrupted():
-                self._copy(hold=True)
+                self._copy(self.indices, hold=True)
                 self.displaced = True
         self._walk([Affine(1.0, o) for o in offsets], self.held, self.trainables.params, self.apply)
 
     def revisit(self, offsets: Point) -> None:
         """Applies what is pending to the committed weights, wherever they are."""
-        if not super().pending:
-            return
-        base = self.held if self.displaced else self.trainables.params
-        with uninterrupted():
-            self._walk(self.map, base, base, self.apply)
-            self.map = [IDENTITY] * len(self.map)
+        if super().pending:
+            base = self.held if self.displaced else self.trainables.params
+            self._carry_out(base, base, self.apply)
 
     def update(self, apply: Apply, merge: bool = False) -> None:
         params = self.trainables.params
-        base = self.held if self.displaced else params
         with uninterrupted():
-            self._walk(self.map, base, params, apply, merge=merge)
-            self.map = [IDENTITY] * len(self.map)
+            self._carry_out(self.held if self.displaced else params, params, apply, merge)
             self.displaced = False
 
     def land(self) -> None:
         if self.displaced and not super().pending:
             with uninterrupted():
-                self._copy(hold=False)
+                self._copy(self.indices, hold=False)
                 self.displaced = False
         super().land()
 
@@ -76,12 +67,12 @@ class Snapshot(Engine):
         added = sorted(set(indices) - set(self.indices))
         with uninterrupted():
             if self.displaced:
-                self._copy(hold=True, indices=added)
+                self._copy(added, hold=True)
             self.indices = sorted([*self.indices, *added])
 
-    def _copy(self, hold: bool, indices: Sequence[int] | None = None) -> None:
-        chosen = self.indices if indices is None else indices
-        params = {i: self.trainables.params[i] for i in chosen}
+    def _copy(self, indices: Sequence[int], hold: bool) -> None:
+        """From the parameters to the kept copies, or back."""
+        params = {i: self.trainables.params[i] for i in indices}
         for i, p in params.items():
             kept = self.held.get(i)
             if kept is None or not same_kind(kept, p):

@@ -27,8 +27,7 @@ class QuerySchedule:
         steps_per_epoch: lets the optimizer count epochs itself, as ceil(samples / batch size) steps
             each; without it, call `optimizer.set_epoch(epoch)`.
 
-    Raises:
-        ValueError: an argument is out of range.
+    Raises ValueError where an argument is out of range.
 
     Source: AdaZeta (Yang et al. 2024, arXiv:2406.18060), equation of the query schedule; the floor
         and the lower clamp make it an integer >= 1 at every epoch.
@@ -60,19 +59,10 @@ class QuerySchedule:
         q_max: int | None = None,
         steps_per_epoch: int | None = None,
     ) -> QuerySchedule:
-        r"""The schedule that reaches `q_last` queries after `epochs` epochs.
+        """The schedule that reaches `q_last` queries after `epochs` epochs.
 
-        beta = ln(q_last / alpha) / ln(epochs).
-
-        Args:
-            q_last: queries at epoch `epochs`, >= max(1, alpha).
-            epochs: > 1.
-            alpha: as above.
-            q_max: as above; default `q_last`.
-            steps_per_epoch: as above.
-
-        Raises:
-            ValueError: an argument is out of range; with one epoch no exponent reaches anything.
+        beta = ln(q_last / alpha) / ln(epochs), for `q_last` >= max(1, alpha) and `epochs` > 1. The other
+        arguments are as above, `q_max` by default `q_last`.
         """
         check_number("alpha", alpha, 0.0, above=True)
         check_number("epochs", epochs, 2, integer=True)
@@ -100,9 +90,8 @@ class PlateauAnneal:
     the second on. Where m_2 is negative (the closure returns minus an accuracy, say) the test is
     m_1 > m_2 + (\kappa - 1) |m_2|, the same for positive losses.
 
-    It divides `lr` of each param group. `MeZOSVRG` moves its second rate by the same factor. Like
-    `torch.optim.lr_scheduler.ReduceLROnPlateau` it is not to be combined with a scheduler that sets
-    rates from the step number alone.
+    It divides `lr` of each param group, and so the second rate of `MeZOSVRG`. A scheduler that sets rates
+    from the step number alone would undo that.
 
     Args:
         optimizer: any of `torch.optim` or here.
@@ -110,8 +99,7 @@ class PlateauAnneal:
         factor: what rates are divided by, > 1.
         threshold: \kappa.
 
-    Raises:
-        ValueError: an argument is out of range.
+    Raises ValueError where an argument is out of range.
 
     Source: Gautam et al. 2024 (arXiv:2404.08080), Algorithm 4; \kappa = 1.05 and factor 5 are theirs.
 
@@ -121,12 +109,7 @@ class PlateauAnneal:
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        steps_per_epoch: int,
-        *,
-        factor: float = 5.0,
-        threshold: float = 1.05,
+        self, optimizer: Optimizer, steps_per_epoch: int, *, factor: float = 5.0, threshold: float = 1.05
     ) -> None:
         check_number("steps_per_epoch", steps_per_epoch, 1, integer=True)
         check_number("factor", factor, 1.0, above=True)
@@ -157,11 +140,7 @@ class PlateauAnneal:
 
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs (the rates are in the optimizer's state)."""
-        return {
-            "seen": self._seen,
-            "losses": list(self._losses),
-            "num_anneals": self.num_anneals,
-        }
+        return {"seen": self._seen, "losses": list(self._losses), "num_anneals": self.num_anneals}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""

@@ -25,8 +25,7 @@ class SparseMeZO(MeZO):
     `Blocks(blocks)` if there are any: these may be given to any method.
 
     Args:
-        params: a module, `parameters()`, `named_parameters()` or param groups.
-        lr, eps: \eta and \epsilon.
+        params, lr, eps: as in `MeZO`.
         sparsity, refresh: see `SmallWeights`; sparsity 0 moves all.
         masks: in place of thresholds; see `GivenMasks`.
         blocks: a `BlockSchedule`; both kinds of mask combine with it.

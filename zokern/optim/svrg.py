@@ -32,9 +32,8 @@ class MeZOSVRG(SVRG):
     since, at most `interval` (seed, coefficient) pairs: no buffer, where the paper keeps two.
 
     Args:
-        params: a module, `parameters()`, `named_parameters()` or param groups.
+        params, eps: as in `MeZO`.
         lr: \eta_1, of full steps.
-        eps: perturbation scale \epsilon.
         lr_minibatch: \eta_2, of the other steps; smaller than `lr`. It keeps its ratio to `lr`, whatever
             a scheduler of `torch.optim.lr_scheduler`, `PlateauAnneal` or the user makes of that.
         interval: q: a full step, then q - 1 others.
@@ -43,9 +42,9 @@ class MeZOSVRG(SVRG):
             keeps the anchor bit for bit: one more buffer as large as the trainables. It needs
             `restore="exact"` (the choice of "auto" where there is a module) or "snapshot".
         weight_decay: decoupled decay. The decay of an interval is applied in its last step.
-        options: keywords of every method: see `ZerothOrderOptimizer`. The estimates of several queries
-            are averaged. Masks and blocks of a `perturbation` are chosen at a full step and hold for
-            the interval, since both points of an estimate need the same directions.
+        options: keywords of every method, as in `MeZO`. Masks and blocks of a `perturbation` are chosen at
+            a full step and hold for the interval, since both points of an estimate need the same
+            directions.
 
     `lr`, `lr_minibatch`, `eps` and `weight_decay` may differ between param groups.
 
@@ -53,12 +52,8 @@ class MeZOSVRG(SVRG):
     calls; `full_closure` that of the full batch, called in full steps only (`next_is_full`).
     `weighted_mean` makes one from micro-batches.
 
-    Returns (of `step`):
-        The mean of the losses at \theta +- \epsilon z, of whichever batch the step used.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong kind or out of range, or a full step has no
-            `full_closure`.
+    Returns and errors: as `MeZO`, of whichever batch the step used; ValueError where a full step has no
+    `full_closure`.
 
     Cost: full step 2Q forwards over the full batch and 2Q + 1 passes; other steps 4Q forwards over the
         mini-batch and 4Q + 1 passes (`lazy`: one pass less each), up to `interval` more normals in
@@ -88,26 +83,18 @@ class MeZOSVRG(SVRG):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; the next step is then a full one."""
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        group.setdefault("lr_begun", group["lr"])
+        self.param_groups[-1].setdefault("lr_begun", self.param_groups[-1]["lr"])
 
-    def step(  # type: ignore[override]
-        self, closure: Closure, full_closure: Closure | None = None
-    ) -> float:
+    def step(self, closure: Closure, full_closure: Closure | None = None) -> float:  # type: ignore[override]
         """One step: full if `next_is_full`, else over the mini-batch of `closure`."""
-        if self.next_is_full:
-            if full_closure is None:
-                if not self.replaying:
-                    raise ValueError(
-                        f"step {self.steps} is a full step and needs full_closure, the loss of the full "
-                        f"(or a large) batch"
-                    )
-                full_closure = closure
-            return self._full_step(full_closure)
-        return self._minibatch_step(closure)
-
-    def _full_step(self, closure: Closure) -> float:
-        (estimate,) = self.spsa(closure)
+        if not self.next_is_full:
+            return self._minibatch_step(closure)
+        if full_closure is None and not self.replaying:
+            raise ValueError(
+                f"step {self.steps} is a full step and needs full_closure, the loss of the full "
+                f"(or a large) batch"
+            )
+        (estimate,) = self.spsa(closure if full_closure is None else full_closure)
         self._start_interval(estimate.grads, [group["lr"] for group in self.param_groups])
         return estimate.loss
 
@@ -157,12 +144,10 @@ def weighted_mean(
 def _size(batch: Any) -> float:
     if isinstance(batch, Tensor):
         return float(batch.shape[0]) if batch.dim() else 1.0
-    values: list[Any] = []
+    entries = batch if isinstance(batch, (list, tuple)) else ()
     if hasattr(batch, "values"):  # a dict, or a tokenizer's batch encoding
-        values = list(batch.values())
-    elif isinstance(batch, (list, tuple)):
-        values = list(batch)
-    for value in values:
+        entries = tuple(batch.values())
+    for value in entries:
         if isinstance(value, Tensor) and value.dim():
             return float(value.shape[0])
     raise ValueError(f"sizes must be given: no tensor in a batch of type {type(batch).__name__}")

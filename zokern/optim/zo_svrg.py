@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..call.checks import check_number
-from ._svrg import SVRG, times
-from .base import Terms
+from ._svrg import SVRG, check_same, times
+from .base import Combination
 from .record import Grads
 
 
@@ -28,8 +28,7 @@ class ZOSVRG(SVRG):
 
     Args:
         num_samples: n, of the full batch.
-        lr: \eta.
-        eps, options: see `MeZOSVRG`.
+        lr: \eta. params, eps and options: as in `MeZOSVRG`, without `num_queries`.
 
     `step(closure, samples)`: `closure(i)` is the loss of sample i; `samples` are the indices of the
     mini-batch.
@@ -63,15 +62,13 @@ class ZOSVRG(SVRG):
         self.num_samples = num_samples
         super().__init__(params, {"lr": lr}, eps=eps, **options)
 
-    def step(  # type: ignore[override]
-        self, closure: Callable[[int], Any], samples: Sequence[int]
-    ) -> float:
+    def step(self, closure: Callable[[int], Any], samples: Sequence[int]) -> float:  # type: ignore[override]
         """One step: full if `next_is_full`, else over the samples."""
         full = self.next_is_full
         chosen = range(self.num_samples) if full else samples
         if not len(chosen):
             raise ValueError("samples is empty")
-        around: list[Terms] = [{}] if full else [{}, self._to_anchor()]
+        around: list[Combination] = [{}] if full else [{}, self._to_anchor()]
         grads: Grads = {}
         total = 0.0
         for query, i in enumerate(chosen):
@@ -91,9 +88,5 @@ class ZOSVRG(SVRG):
         return {**super()._method_state(), "num_samples": self.num_samples}
 
     def _load_method_state(self, state: Mapping[str, Any]) -> None:
-        if state["num_samples"] != self.num_samples:
-            raise ValueError(
-                f"state_dict was saved with num_samples={state['num_samples']}, "
-                f"this optimizer has {self.num_samples}"
-            )
+        check_same("num_samples", state["num_samples"], self.num_samples)
         super()._load_method_state(state)
