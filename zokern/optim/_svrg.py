@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..call.checks import check_choice, check_number
 from .base import Combination, ZerothOrderOptimizer
 from .engine import Trainables
 from .moves import Pass
-from .options import renamed
+from .options import Params, renamed
 from .perturbation import Directions
 from .record import Grads
 from .restore import Needs
@@ -53,7 +53,7 @@ class SVRG(ZerothOrderOptimizer):
 
     def __init__(
         self,
-        params: nn.Module | Iterable[Any],
+        params: Params,
         defaults: dict[str, Any],
         *,
         eps: float,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ..call.checks import check_number
@@ -16,7 +15,7 @@ from ..ops import adam_
 from .base import ZerothOrderOptimizer
 from .dense import add_, moving_part
 from .moves import Direction, Pass, seed_of
-from .options import Common
+from .options import Common, Params
 from .perturbation import dense_estimate
 from .record import Closure, Grads
 
@@ -65,17 +64,10 @@ class ZOAdam(ZerothOrderOptimizer):
     corrects_bias = True
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-5,
-        eps: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        adam_eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        one_sided: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
+        self, params: Params, lr: float = 1e-5, eps: float = 1e-3, *,
+        betas: tuple[float, float] = (0.9, 0.999), adam_eps: float = 1e-8, weight_decay: float = 0.0,
+        one_sided: bool = False, **common: Unpack[Common],
+    ) -> None:  # fmt: skip
         self.one_sided = one_sided
         defaults = {"lr": lr, "betas": betas, "adam_eps": adam_eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, eps=eps, **common)
@@ -112,11 +104,13 @@ class ZOAdam(ZerothOrderOptimizer):
             return
         # this step's directions first: they key stochastic rounding
         named = dict.fromkeys([*grads, *moving.terms])
+        everything, partial = tuple(named), self.directions.partial
         kinds: list[tuple[int, tuple[Direction, ...]]] = []
         for i in moving.indices:
             state = self._state_of(self.trainables[i])
             state["step"] += 1
-            kinds.append((state["step"], tuple(d for d in named if self.directions.moves(d, i))))
+            own = tuple(d for d in named if self.directions.moves(d, i)) if partial else everything
+            kinds.append((state["step"], own))
         for (step, directions), part in moving.split(kinds).items():
             self._descend_fused(part, grads, directions, step)
 
@@ -216,14 +210,9 @@ class ZOAdamW(ZOAdam):
     decoupled = True
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-5,
-        eps: float = 1e-3,
-        *,
-        weight_decay: float = 1e-2,
-        **options: Any,
-    ) -> None:
+        self, params: Params, lr: float = 1e-5, eps: float = 1e-3, *,
+        weight_decay: float = 1e-2, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(params, lr, eps, weight_decay=weight_decay, **options)
 
 
@@ -262,13 +251,8 @@ class ZOAdaMM(ZOAdam):
     moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-5,
-        eps: float = 1e-3,
-        *,
-        bias_correction: bool = False,
-        **options: Any,
-    ) -> None:
+        self, params: Params, lr: float = 1e-5, eps: float = 1e-3, *,
+        bias_correction: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
         self.corrects_bias = bias_correction
         super().__init__(params, lr, eps, **options)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from ..call.checks import check_number
@@ -14,7 +12,7 @@ from ..ops import adamu_update_
 from .base import ZerothOrderOptimizer
 from .dense import moving_part
 from .moves import Direction, Pass
-from .options import Common
+from .options import Common, Params
 from .perturb_blocks import BlockDirection, BlockDirections, Blocks
 from .perturb_momentum import AdaMUSchedule, Momentum, MomentumDirection, MomentumDirections, Schedule
 from .perturbation import Perturbation
@@ -67,17 +65,10 @@ class ZOAdaMU(ZerothOrderOptimizer):
     writes_momentum = True
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-6,
-        eps: float = 1e-3,
-        *,
-        schedule: Schedule | int,
-        sigma: float = 1e-8,
-        orient_momentum: bool = False,
-        weight_decay: float = 0.0,
-        **common: Unpack[Common],
-    ) -> None:
+        self, params: Params, lr: float = 1e-6, eps: float = 1e-3, *,
+        schedule: Schedule | int, sigma: float = 1e-8, orient_momentum: bool = False,
+        weight_decay: float = 0.0, **common: Unpack[Common],
+    ) -> None:  # fmt: skip
         self.schedule = schedule if callable(schedule) else AdaMUSchedule(schedule)
         self.sigma = check_number("sigma", sigma, 0.0, above=True)
         self.orient_momentum = orient_momentum

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
-
-from torch import nn
 
 from ..call.checks import check_number
 from .mezo import MeZO
-from .options import Queries, renamed
+from .options import Params, Queries, renamed
 from .restore import Needs
 from .schedules import QuerySchedule
+
+QUERIES = QuerySchedule()
 
 
 class AdaZeta(MeZO):
@@ -49,15 +48,9 @@ class AdaZeta(MeZO):
     """
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-4,
-        eps: float = 1e-3,
-        *,
-        schedule: Queries | int = QuerySchedule(),  # noqa: B008  (frozen)
-        steps_per_epoch: int | None = None,
-        **options: Any,
-    ) -> None:
+        self, params: Params, lr: float = 1e-4, eps: float = 1e-3, *,
+        schedule: Queries | int = QUERIES, steps_per_epoch: int | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         renamed(options, "AdaZeta", "queries", "evaluation", parallel="batched")
         if steps_per_epoch is not None:
             check_number("steps_per_epoch", steps_per_epoch, 1, integer=True)

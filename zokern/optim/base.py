@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ._groups import as_groups
 from .attached import AttachedOptimizer
 from .evaluate import EVALUATIONS
 from .moves import Apply, Direction, Point
-from .options import Queries
+from .options import Params, Queries
 from .perturbation import FullNoise, Perturbation
 from .record import Closure, Estimate, StepRecord
 from .restore import MODES
@@ -89,7 +89,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
 
     def __init__(
         self,
-        params: nn.Module | Iterable[Any],
+        params: Params,
         defaults: dict[str, Any],
         *,
         eps: float,

@@ -15,6 +15,8 @@ from .perturbation import Directions
 
 def moving_part(work: Pass, directions: Directions, grads: Mapping[Direction, object]) -> Pass | None:
     """The part of a pass that the directions of `grads` move, if any; the rest is carried out here."""
+    if not directions.partial:
+        return work
     parts = work.split(any(directions.moves(along, i) for along in grads) for i in work.indices)
     if False in parts:
         directions.apply(parts[False])

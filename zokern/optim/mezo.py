@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
 from typing_extensions import Unpack
 
 from ..call.checks import check_number
 from .base import ZerothOrderOptimizer
 from .dense import add_, moving_part
 from .moves import Pass, seed_of
-from .options import Common
+from .options import Common, Params
 from .perturbation import at_least_fp32
 from .record import Closure, Grads
 
@@ -67,17 +66,10 @@ class MeZO(ZerothOrderOptimizer):
     """
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-6,
-        eps: float = 1e-3,
-        *,
-        one_sided: bool = False,
-        momentum: float = 0.0,
-        momentum_window: int | None = None,
-        weight_decay: float = 0.0,
-        **common: Unpack[Common],
-    ) -> None:
+        self, params: Params, lr: float = 1e-6, eps: float = 1e-3, *,
+        one_sided: bool = False, momentum: float = 0.0, momentum_window: int | None = None,
+        weight_decay: float = 0.0, **common: Unpack[Common],
+    ) -> None:  # fmt: skip
         if momentum_window is not None:
             check_number("momentum_window", momentum_window, 1, integer=True)
         self.one_sided = one_sided

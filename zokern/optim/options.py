@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, Protocol, TypedDict
 
 from torch import nn
 
 from .perturbation import Perturbation
+
+Params = nn.Module | Iterable[Any]
+"""A module, `parameters()`, `named_parameters()` or param groups."""
 
 
 class Queries(Protocol):

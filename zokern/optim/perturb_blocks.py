@@ -129,6 +129,8 @@ class BlockDirection:
 class BlockDirections(Directions):
     """The directions `of` another perturbation, in some blocks."""
 
+    partial = True
+
     def __init__(self, schedule: BlockSchedule, of: Directions) -> None:
         self.schedule, self.of = schedule, of
         self.whole, self.committed = of.whole, of.committed

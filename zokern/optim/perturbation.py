@@ -38,6 +38,9 @@ class Directions(ABC):
     """Whether each direction is z of its seed over the whole of the tensors that it moves: what the
     rules that are fused with the noise take."""
 
+    partial = False
+    """Whether a direction may leave some of the trainables alone."""
+
     committed = False
     """Whether passes look at the weights they start from, which are to be the committed ones."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .mezo import MeZO
+from .options import Params
 from .perturb_blocks import BlockDirections, Blocks, BlockSchedule
 from .perturb_masked import GivenMasks, MaskedDirections, SmallWeights
 from .perturbation import Perturbation
@@ -46,17 +47,11 @@ class SparseMeZO(MeZO):
     """
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-6,
-        eps: float = 1e-3,
-        *,
-        sparsity: float = 0.75,
-        refresh: int | None = None,
-        masks: Mapping[str | int, Tensor] | None = None,
-        blocks: BlockSchedule | None = None,
+        self, params: Params, lr: float = 1e-6, eps: float = 1e-3, *,
+        sparsity: float = 0.75, refresh: int | None = None,
+        masks: Mapping[str | int, Tensor] | None = None, blocks: BlockSchedule | None = None,
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         kind: Perturbation = SmallWeights(sparsity, refresh) if masks is None else GivenMasks(masks)
         if blocks is not None:
             kind = Blocks(blocks, kind)

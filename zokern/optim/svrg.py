@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._svrg import SVRG, times
+from .options import Params
 from .record import Closure, as_scalar
 
 B = TypeVar("B")
@@ -70,14 +71,9 @@ class MeZOSVRG(SVRG):
     """
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-5,
-        eps: float = 1e-3,
-        *,
-        lr_minibatch: float = 1e-6,
-        **options: Any,
-    ) -> None:
+        self, params: Params, lr: float = 1e-5, eps: float = 1e-3, *,
+        lr_minibatch: float = 1e-6, **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "lr_minibatch": lr_minibatch}, eps=eps, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
-
-from torch import nn
 
 from ..call.checks import check_number
 from ._svrg import SVRG, check_same, times
 from .base import Combination
+from .options import Params
 from .record import Grads
 
 
@@ -46,14 +45,9 @@ class ZOSVRG(SVRG):
     """
 
     def __init__(
-        self,
-        params: nn.Module | Iterable[Any],
-        lr: float = 1e-6,
-        eps: float = 1e-3,
-        *,
-        num_samples: int,
-        **options: Any,
-    ) -> None:
+        self, params: Params, lr: float = 1e-6, eps: float = 1e-3, *,
+        num_samples: int, **options: Any,
+    ) -> None:  # fmt: skip
         check_number("num_samples", num_samples, 1, integer=True)
         if "num_queries" in options:
             raise TypeError(
