@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codes import DTYPES
+from .codes import DISTRIBUTIONS, DTYPES, ROUNDINGS
 
 MAX_DIMS = 8  # ZK_MAX_DIMS of csrc/zokern.h
 
@@ -88,6 +88,23 @@ def check_factors(name: str, values: float | Sequence[float], count: int) -> lis
     if len(factors) != count:
         raise ValueError(f"{name} has {len(factors)} entries for {count} seeds")
     return factors
+
+
+def check_move(
+    seeds: int | Sequence[int],
+    scales: float | Sequence[float],
+    decay: float,
+    distribution: str,
+    rounding: str,
+) -> tuple[list[int], list[float], float]:
+    """Seeds, scales and decay of `perturb_`, normalised."""
+    seed_list = check_seeds("seeds", as_list(seeds, int))
+    scale_list = check_factors("scales", scales, len(seed_list))
+    factor = check_fp32("decay", decay)
+    check_choice("distribution", distribution, DISTRIBUTIONS)
+    if check_choice("rounding", rounding, ROUNDINGS) == "stochastic" and not seed_list:
+        raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
+    return seed_list, scale_list, factor
 
 
 def check_bounded(name: str, values: Sequence[Any] | None, count: int, bits: int) -> list[int]:

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import backends
 from ..call.checks import as_list, check_choice, check_finite, check_no_overlap, check_seed
 from ..call.codes import ROUNDINGS
-from ..call.dispatch import to_signed, to_unsigned
-from ..call.lists import Lists, Tensors, check_alike, check_lists, without_empty
-from ._library import define
+from ..call.lists import Lists, Tensors, check_alike, check_lists
+from ._library import ListOp
+
+_ADD_DENSE = ListOp(
+    "add_dense_",
+    "Tensor[] dense, float scale, int seed, int[] streams, int[] offsets, str rounding",
+    backend="reference",  # PyTorch's addition is what every backend would call
+)
 
 _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
@@ -73,14 +77,7 @@ def add_dense_(
     check_alike("dense", dense_list, lists.params, ("shape", "device"), (torch.float32, torch.float64))
     _check_dtypes(lists, dense_list)
     check_no_overlap(**{"params" if out is None else "out": lists.out}, dense=dense_list)
-    if lists.is_empty():
-        return
-    arguments = (dense_list, factor, to_signed(key), lists.streams, lists.offsets, rounding)
-    if lists.in_place:
-        torch.ops.zokern.add_dense_(lists.params, *arguments)
-    else:
-        torch.ops.zokern.add_dense_out(lists.params, lists.out, *arguments)
-    lists.written()
+    _ADD_DENSE(lists, dense_list, factor, key, lists.streams, lists.offsets, rounding)
 
 
 def _check_dtypes(lists: Lists, dense: list[Tensor]) -> None:
@@ -91,24 +88,3 @@ def _check_dtypes(lists: Lists, dense: list[Tensor]) -> None:
             source.dtype == torch.float32 and target.dtype in _SIXTEEN_BITS
         ):
             raise TypeError(f"out[{i}] has dtype {target.dtype}, params[{i}] has {source.dtype}")
-
-
-def _add_dense_out(
-    params: list[Tensor], out: list[Tensor], dense: list[Tensor], scale: float, seed: int,
-    streams: list[int], offsets: list[int], rounding: str,
-) -> None:  # fmt: skip
-    # By name, whatever backend was asked for: PyTorch's addition is what every backend would call.
-    _, kernel = backends.select("add_dense_", params[0].device.type, "reference")
-    *tensors, streams, offsets = without_empty(params, out, dense, streams, offsets)
-    kernel(*tensors, scale, to_unsigned(seed), streams, offsets, rounding)
-
-
-def _add_dense(params: list[Tensor], *arguments: object) -> None:
-    _add_dense_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-_ARGUMENTS = "Tensor[] dense, float scale, int seed, int[] streams, int[] offsets, str rounding"
-define(f"add_dense_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _add_dense, lambda *_: None)
-define(
-    f"add_dense_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _add_dense_out, lambda *_: None
-)
