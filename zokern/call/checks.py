@@ -30,13 +30,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_number(
-    name: str,
-    value: Any,
-    low: float,
-    *,
-    above: bool = False,
-    high: float = math.inf,
-    integer: bool = False,
+    name: str, value: Any, low: float, *, above: bool = False, high: float = math.inf, integer: bool = False
 ) -> float:
     """`value` as a finite number with low <= value < high (low < value where `above`)."""
     kind = "an integer" if integer else "a number"
@@ -107,11 +101,9 @@ def check_move(
     return seed_list, scale_list, factor
 
 
-def check_bounded(name: str, values: Sequence[Any] | None, count: int, bits: int) -> list[int]:
+def check_bounded(name: str, values: Sequence[Any], count: int, bits: int) -> list[int]:
     """A list of `count` unsigned integers below 2**bits."""
-    if values is None:
-        raise TypeError(f"{name} must not be None here")
-    checked = [check_seed(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    checked = check_seeds(name, values)
     if len(checked) != count:
         raise ValueError(f"{name} has {len(checked)} entries for {count} tensors in params")
     for i, value in enumerate(checked):

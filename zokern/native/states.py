@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from ..call.codes import DISTRIBUTION, ROUNDING, VARIANT
-from ..call.rules import AdaMURule
 from ._lists import Machine, pack_with_states
 
 Kernel = Callable[..., None]
@@ -34,22 +33,18 @@ def state_ops(masked: Kernel, adam: Kernel, adamu: Kernel, machine: Machine) -> 
         codes = VARIANT[variant], DISTRIBUTION[distribution], ROUNDING[rounding]
         adam(*lists, (*numbers, rule.as_list(), *codes), *machine(params[0].device))
 
-    def move_adamu(
-        update: bool, params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int,
-        scale: float, displacement: float, decay: float, rule: AdaMURule, streams: list[int],
-        offsets: list[int], rounding: str,
-    ) -> None:  # fmt: skip
+    def adamu_update_(
+        params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], *move: Any, update: bool = True
+    ) -> None:
+        *numbers, rule, streams, offsets, rounding = move
         lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-        packed = seed, scale, displacement, decay, rule.as_list(), update, ROUNDING[rounding]
+        packed = (*numbers, rule.as_list(), update, ROUNDING[rounding])
         adamu(*lists, packed, *machine(params[0].device))
 
     def adamu_probe_(
         params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float, *rest: Any
     ) -> None:
-        move_adamu(False, params, out, exp_avgs, seed, scale, 0.0, *rest)
-
-    def adamu_update_(*arguments: Any) -> None:
-        move_adamu(True, *arguments)
+        adamu_update_(params, out, exp_avgs, seed, scale, 0.0, *rest, update=False)
 
     ops: tuple[Callable, ...] = (perturb_masked_, adam_, adamu_probe_, adamu_update_)
     return {op.__name__: op for op in ops}

@@ -19,7 +19,7 @@ from ._layers import layer_tuples, pack_layer, pack_noise, pack_rows, row_ops
 
 
 class Bound:
-    """`BoundLayers` of dense layers; it keeps no tensor alive. `native` has the bindings."""
+    """What `LayersKernel.bind` makes of dense layers. `native` has the bindings."""
 
     def __init__(self, native: Any, layers: Sequence[TTLayer], activation: str, scale: float) -> None:
         self._make = native.TtCall

@@ -20,27 +20,13 @@ _ADAM = ListOp(
 
 
 def adam_(
-    params: Tensors,
-    exp_avgs: Tensors,
-    exp_avg_sqs: Tensors,
-    seeds: int | Sequence[int],
-    grads: float | Sequence[float],
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    step: int | None,
-    variant: str = "adam",
-    max_exp_avg_sqs: Tensors | None = None,
-    l2: float = 0.0,
-    decay: float = 1.0,
-    displacements: float | Sequence[float] | None = None,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "gaussian",
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors, seeds: int | Sequence[int],
+    grads: float | Sequence[float], *, lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8, step: int | None, variant: str = "adam", max_exp_avg_sqs: Tensors | None = None,
+    l2: float = 0.0, decay: float = 1.0, displacements: float | Sequence[float] | None = None,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian", rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""One step of Adam, AdaMax or AdaMM (AMSGrad) on the zeroth-order gradient, in one pass.
 
     .. math::
@@ -83,17 +69,12 @@ def adam_(
         l2: weight decay through the gradient, as `torch.optim.Adam` does it.
         decay: factor of the present value.
         displacements: coefficient of each seed in the weights before the update; default 0.
-        streams: as in `perturb_`.
-        offsets: as in `perturb_`.
-        distribution: "gaussian" or "rademacher".
-        rounding: "nearest" or "stochastic", for 16-bit parameters (bits of lane 2 under `seeds[0]`).
+        streams, offsets, distribution, rounding: as in `perturb_`.
         out: where to write the parameters, which then stay untouched; the state is in place anyway.
 
     Raises:
-        TypeError: a tensor or seed is of the wrong kind; state that is not float32.
-        ValueError: lengths, shapes or devices differ, a number is out of range, tensors overlap.
-        RuntimeError: grad mode is on and a written tensor requires grad.
-        Every check precedes the first write: after an error all tensors are as they were.
+        TypeError, ValueError, RuntimeError: as `perturb_`, and for state that is not float32 or a number
+            that is out of range; after an error all tensors are as they were.
 
     Cost: parameters, m and v (and the maximum) read and written once, 24 (32) bytes an element in
         fp32; `len(seeds)` normals an element; allocates no tensor.

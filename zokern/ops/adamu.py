@@ -25,19 +25,10 @@ _UPDATE = ListOp(
 
 
 def adamu_probe_(
-    params: Tensors,
-    exp_avgs: Tensors,
-    seed: int,
-    scale: float,
-    *,
-    alpha: float,
-    beta1: float,
-    decay: float = 1.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, exp_avgs: Tensors, seed: int, scale: float, *, alpha: float, beta1: float,
+    decay: float = 1.0, streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Moves weights along ZO-AdaMU's direction m_t; the state is read, not written.
 
     .. math::
@@ -80,24 +71,11 @@ def adamu_probe_(
 
 
 def adamu_update_(
-    params: Tensors,
-    exp_avgs: Tensors,
-    seed: int,
-    grad: float,
-    *,
-    lr: float,
-    alpha: float,
-    beta1: float,
-    beta2: float,
-    sigma: float = 1e-8,
-    momentum_scale: float = 1.0,
-    decay: float = 1.0,
-    displacement: float = 0.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, exp_avgs: Tensors, seed: int, grad: float, *, lr: float, alpha: float, beta1: float,
+    beta2: float, sigma: float = 1e-8, momentum_scale: float = 1.0, decay: float = 1.0,
+    displacement: float = 0.0, streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""ZO-AdaMU's update: restores, updates and stores the momentum in one pass.
 
     .. math::
@@ -121,8 +99,7 @@ def adamu_update_(
         seed: 64-bit unsigned seed of the probe.
         grad: projected gradient g.
         lr: learning rate \eta.
-        alpha: as in the probe.
-        beta1: as in the probe.
+        alpha, beta1: as in the probe.
         beta2: weight of the simulated gradient's square, in [0, 1].
         sigma: added under the root, above 0 in fp32.
         momentum_scale: factor of the stored momentum: 1, or sign(g) to orient it downhill.

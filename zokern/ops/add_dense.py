@@ -22,16 +22,9 @@ _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def add_dense_(
-    params: Tensors,
-    dense: Tensors,
-    scale: float,
-    *,
-    rounding: str = "nearest",
-    seed: int | None = None,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, dense: Tensors, scale: float, *, rounding: str = "nearest", seed: int | None = None,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None, out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Adds a multiple of dense tensors, such as a momentum, to a list of tensors.
 
     .. math:: \theta \leftarrow \mathrm{round}(\theta + \mathrm{scale}\cdot d)
@@ -47,16 +40,13 @@ def add_dense_(
         rounding: "nearest" or "stochastic" where 16-bit tensors are written; the bits are those of
             `perturb_` (lane 2 under `seed`).
         seed: 64-bit unsigned key of the stochastic bits.
-        streams: as in `perturb_`, for the stochastic bits.
-        offsets: as in `perturb_`, for the stochastic bits.
+        streams, offsets: as in `perturb_`, for the stochastic bits.
         out: where to write, of the params' dtypes, or bfloat16 or float16 where they are float32; `params`
             then stay untouched.
 
     Raises:
-        TypeError: a tensor or the seed is of the wrong kind or dtype.
-        ValueError: as `perturb_`; stochastic rounding without a seed.
-        RuntimeError: grad mode is on and a written tensor requires grad.
-        Every check precedes the first write: after an error all tensors are as they were.
+        TypeError, ValueError, RuntimeError: as `perturb_`, and for a wrong dtype or stochastic rounding
+            without a seed; after an error all tensors are as they were.
 
     Cost: params and d read once, written once; a sum that is rounded to 16 bits is an fp32 tensor
         meanwhile: of one whole tensor where rounded to nearest, of 2**18 elements where stochastic.

@@ -20,19 +20,11 @@ _MASKED = ListOp(
 
 
 def perturb_masked_(
-    params: Tensors,
-    seeds: int | Sequence[int],
-    scales: float | Sequence[float],
-    *,
-    thresholds: float | Sequence[float] | None = None,
-    masks: Tensors | None = None,
-    decay: float = 1.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "gaussian",
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, seeds: int | Sequence[int], scales: float | Sequence[float], *,
+    thresholds: float | Sequence[float] | None = None, masks: Tensors | None = None, decay: float = 1.0,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian", rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Adds seeded noise to the small elements of each tensor, or to those that a mask chooses.
 
     .. math::
@@ -48,19 +40,15 @@ def perturb_masked_(
 
     Args:
         params: tensors as in `perturb_`.
-        seeds: as in `perturb_`.
-        scales: as in `perturb_`.
+        seeds, scales, decay, streams, offsets, distribution, rounding: as in `perturb_`.
         thresholds: one number from 0 on for each tensor, or one for all, rounded to fp32; infinity
             chooses every element. NaN elements are never chosen.
         masks: in place of thresholds, one boolean tensor of the same shape for each.
-        decay, streams, offsets, distribution, rounding: as in `perturb_`.
         out: where to write, frozen elements included; `params` then stay untouched.
 
     Raises:
-        TypeError: a tensor or seed is of the wrong kind; a mask that is not boolean.
-        ValueError: as `perturb_`; not exactly one of thresholds and masks; a negative threshold.
-        RuntimeError: grad mode is on and a written tensor requires grad.
-        Every check precedes the first write: after an error all tensors are as they were.
+        TypeError, ValueError, RuntimeError: as `perturb_`, and for a mask that is not boolean, a negative
+            threshold, or not exactly one of both; after an error all tensors are as they were.
 
     Cost: that of `perturb_`, and the reading of masks, one byte an element; allocates no tensor.
 

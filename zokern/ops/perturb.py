@@ -20,17 +20,10 @@ _PERTURB = ListOp(
 
 
 def perturb_(
-    params: Tensors,
-    seeds: int | Sequence[int],
-    scales: float | Sequence[float],
-    *,
-    decay: float = 1.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "gaussian",
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, seeds: int | Sequence[int], scales: float | Sequence[float], *, decay: float = 1.0,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian", rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Adds seeded noise to a list of tensors, in one pass over their memory.
 
     .. math:: \theta \leftarrow \mathrm{decay}\cdot\theta + \sum_k \mathrm{scales}_k\, z(\mathrm{seeds}_k)

@@ -54,15 +54,9 @@ def tt_halves(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
 
 
 def tt_linear(
-    x: Tensor,
-    cores: Sequence[Tensor],
-    split: int,
-    bias: Tensor | None = None,
-    *,
-    groups: int | str = "auto",
-    out: Tensor | None = None,
-    noise: TTNoise | None = None,
-) -> Tensor:
+    x: Tensor, cores: Sequence[Tensor], split: int, bias: Tensor | None = None, *,
+    groups: int | str = "auto", out: Tensor | None = None, noise: TTNoise | None = None,
+) -> Tensor:  # fmt: skip
     r"""A linear layer whose weight is a tensor train: :math:`y = x\,(A B) + bias`, W never formed.
 
     Args:
@@ -113,20 +107,11 @@ def tt_linear(
 
 
 def tt_adapter(
-    x: Tensor,
-    down: Sequence[Tensor],
-    up: Sequence[Tensor],
-    *,
-    down_split: int | None = None,
-    up_split: int | None = None,
-    down_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    activation: str = "relu",
-    scale: float = 1.0,
-    groups: int | str = "auto",
-    out: Tensor | None = None,
+    x: Tensor, down: Sequence[Tensor], up: Sequence[Tensor], *, down_split: int | None = None,
+    up_split: int | None = None, down_bias: Tensor | None = None, up_bias: Tensor | None = None,
+    activation: str = "relu", scale: float = 1.0, groups: int | str = "auto", out: Tensor | None = None,
     noise: TTNoise | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     r"""A bottleneck adapter of two tensor-train layers, with its residual, in one call.
 
     .. math:: y = x + \mathrm{scale} \cdot \mathrm{up}(\mathrm{act}(\mathrm{down}(x)))
