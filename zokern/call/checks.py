@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .codes import DTYPES
+from .codes import DISTRIBUTIONS, DTYPES, ROUNDINGS
 
 MAX_DIMS = 8  # ZK_MAX_DIMS of csrc/zokern.h
 
@@ -30,13 +30,7 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> str:
 
 
 def check_number(
-    name: str,
-    value: Any,
-    low: float,
-    *,
-    above: bool = False,
-    high: float = math.inf,
-    integer: bool = False,
+    name: str, value: Any, low: float, *, above: bool = False, high: float = math.inf, integer: bool = False
 ) -> float:
     """`value` as a finite number with low <= value < high (low < value where `above`)."""
     kind = "an integer" if integer else "a number"
@@ -90,11 +84,26 @@ def check_factors(name: str, values: float | Sequence[float], count: int) -> lis
     return factors
 
 
-def check_bounded(name: str, values: Sequence[Any] | None, count: int, bits: int) -> list[int]:
+def check_move(
+    seeds: int | Sequence[int],
+    scales: float | Sequence[float],
+    decay: float,
+    distribution: str,
+    rounding: str,
+) -> tuple[list[int], list[float], float]:
+    """Seeds, scales and decay of `perturb_`, normalised."""
+    seed_list = check_seeds("seeds", as_list(seeds, int))
+    scale_list = check_factors("scales", scales, len(seed_list))
+    factor = check_fp32("decay", decay)
+    check_choice("distribution", distribution, DISTRIBUTIONS)
+    if check_choice("rounding", rounding, ROUNDINGS) == "stochastic" and not seed_list:
+        raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
+    return seed_list, scale_list, factor
+
+
+def check_bounded(name: str, values: Sequence[Any], count: int, bits: int) -> list[int]:
     """A list of `count` unsigned integers below 2**bits."""
-    if values is None:
-        raise TypeError(f"{name} must not be None here")
-    checked = [check_seed(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    checked = check_seeds(name, values)
     if len(checked) != count:
         raise ValueError(f"{name} has {len(checked)} entries for {count} tensors in params")
     for i, value in enumerate(checked):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,11 +30,6 @@ class Lists:
 
     def is_empty(self) -> bool:
         return all(p.numel() == 0 for p in self.params)
-
-    def written(self, states: bool = True) -> None:
-        """Tells autograd what the op wrote."""
-        for tensors in (self.out, *(self.states if states else [])):
-            tell_autograd(tensors)
 
 
 def tell_autograd(written: list[Tensor]) -> None:
@@ -97,11 +91,3 @@ def check_alike(
                     f"{name}[{i}] has {attribute} {getattr(tensor, attribute)}, "
                     f"params[{i}] has {getattr(source, attribute)}"
                 )
-
-
-def without_empty(params: list[Tensor], *lists: list[Any]) -> list[list[Any]]:
-    """`params` and the lists beside it, less the entries of empty tensors. An absent list, [], stays so."""
-    kept = [i for i, p in enumerate(params) if p.numel()]
-    if len(kept) == len(params):
-        return [params, *lists]
-    return [[entries[i] for i in kept] if entries else [] for entries in (params, *lists)]

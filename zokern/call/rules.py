@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from .checks import check_fp32
@@ -27,26 +27,30 @@ class _Rule:
         return list(vars(self).values())
 
 
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def _check_above_0(name: str, value: float) -> float:
+    number = check_fp32(name, value)
+    if number <= 0.0:
+        raise ValueError(f"{name} must be above 0 in fp32, got {value}")
+    return number
+
+
 @dataclass(frozen=True)
 class AdamRule(_Rule):
-    """The constants of Adam, AdaMax and AdaMM; `zokern.ops.adam_` has the formulas.
+    """The constants of Adam, AdaMax and AdaMM; `zokern.ops.adam_` has the formulas."""
 
-    beta1, rest1: the decay rate of m, and 1 - beta1.
-    beta2, rest2: the decay rate of v, and 1 - beta2.
-    step_size: lr / (1 - beta1^step).
-    root_scale: 1 / sqrt(1 - beta2^step).
-    eps: added to the denominator.
-    l2: weight decay through the gradient.
-    """
-
-    beta1: float
-    rest1: float
-    beta2: float
-    rest2: float
-    step_size: float
-    root_scale: float
-    eps: float
-    l2: float
+    beta1: float  # the decay rate of m
+    rest1: float  # 1 - beta1
+    beta2: float  # the decay rate of v
+    rest2: float  # 1 - beta2
+    step_size: float  # lr / (1 - beta1^step)
+    root_scale: float  # 1 / sqrt(1 - beta2^step)
+    eps: float  # added to the denominator
+    l2: float  # weight decay through the gradient
 
     @classmethod
     def of(
@@ -64,9 +68,7 @@ class AdamRule(_Rule):
             raise ValueError(f"step must be an integer from 1, or None, got {step!r}")
         beta1, beta2 = betas
         correction1, correction2 = (1.0, 1.0) if step is None else (1.0 - beta1**step, 1.0 - beta2**step)
-        small = check_fp32("eps", eps)
-        if small <= 0.0:
-            raise ValueError(f"eps must be above 0 in fp32, got {eps}")
+        small = _check_above_0("eps", eps)
         check_fp32("lr", lr)
         return cls(
             beta1=check_fp32("betas[0]", beta1),
@@ -82,26 +84,16 @@ class AdamRule(_Rule):
 
 @dataclass(frozen=True)
 class AdaMURule(_Rule):
-    """The constants of ZO-AdaMU; `zokern.ops.adamu_update_` has the formulas.
+    """The constants of ZO-AdaMU; `zokern.ops.adamu_update_` has the formulas. A probe carries the defaults."""
 
-    root_alpha, root_rest: sqrt(alpha) and sqrt(1 - alpha).
-    beta1, rest1: the weight of the simulated gradient, and 1 - beta1.
-
-    The update alone reads the rest; a probe carries the defaults.
-
-    beta2, rest2: the weight of the simulated gradient's square, and 1 - beta2.
-    sigma: added under the root.
-    momentum_scale: factor of the stored momentum.
-    """
-
-    root_alpha: float
-    root_rest: float
-    beta1: float
-    rest1: float
-    beta2: float = 0.0
-    rest2: float = 0.0
-    sigma: float = 1.0
-    momentum_scale: float = 1.0
+    root_alpha: float  # sqrt(alpha)
+    root_rest: float  # sqrt(1 - alpha)
+    beta1: float  # the weight of the simulated gradient
+    rest1: float  # 1 - beta1
+    beta2: float = 0.0  # the weight of the simulated gradient's square
+    rest2: float = 0.0  # 1 - beta2
+    sigma: float = 1.0  # added under the root
+    momentum_scale: float = 1.0  # factor of the stored momentum
 
     @classmethod
     def of_probe(cls, alpha: float, beta1: float) -> AdaMURule:
@@ -110,9 +102,8 @@ class AdaMURule(_Rule):
         Raises:
             ValueError: an argument is out of range, by name and value.
         """
-        for name, number in (("alpha", alpha), ("beta1", beta1)):
-            if not 0.0 <= number <= 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {number}")
+        _check_share("alpha", alpha)
+        _check_share("beta1", beta1)
         return cls(
             root_alpha=check_fp32("alpha", math.sqrt(alpha)),
             root_rest=check_fp32("alpha", math.sqrt(1.0 - alpha)),
@@ -124,24 +115,13 @@ class AdaMURule(_Rule):
     def of_update(
         cls, alpha: float, beta1: float, beta2: float, sigma: float, momentum_scale: float
     ) -> AdaMURule:
-        """The rule of the update: that of the direction, and what the step divides by.
-
-        Raises:
-            ValueError: an argument is out of range, by name and value.
-        """
+        """The rule of the update: that of the direction, and what the step divides by. Raises as `of_probe`."""
         probe = cls.of_probe(alpha, beta1)
-        if not 0.0 <= beta2 <= 1.0:
-            raise ValueError(f"beta2 must be in [0, 1], got {beta2}")
-        small = check_fp32("sigma", sigma)
-        if small <= 0.0:
-            raise ValueError(f"sigma must be above 0 in fp32, got {sigma}")
-        return cls(
-            probe.root_alpha,
-            probe.root_rest,
-            probe.beta1,
-            probe.rest1,
+        _check_share("beta2", beta2)
+        return replace(
+            probe,
             beta2=check_fp32("beta2", beta2),
             rest2=check_fp32("beta2", 1.0 - beta2),
-            sigma=small,
+            sigma=_check_above_0("sigma", sigma),
             momentum_scale=check_fp32("momentum_scale", momentum_scale),
         )

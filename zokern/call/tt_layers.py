@@ -44,21 +44,14 @@ class TTLayer:
         """The cores, then the bias if there is one: the order of a noise's offsets."""
         return self.cores if self.bias is None else (*self.cores, self.bias)
 
-    def dense(self) -> list[Tensor]:
-        """`tensors`, each one itself where a query's part is dense, else a dense copy."""
-
-        def one(tensor: Tensor, batched: bool) -> Tensor:
-            part = tensor[0] if batched else tensor
-            return tensor if part.is_contiguous() else tensor.contiguous()
-
-        dense = [one(core, self.batched) for core in self.cores]
-        return dense if self.bias is None else [*dense, one(self.bias, self.bias_batched)]
-
     def made_dense(self) -> TTLayer:
-        """The layer with `dense` tensors."""
-        tensors = self.dense()
-        n = len(self.cores)
-        return replace(self, cores=tuple(tensors[:n]), bias=None if self.bias is None else tensors[n])
+        """The layer with each tensor itself where a query's part of it is dense, else a dense copy."""
+
+        def dense(tensor: Tensor, batched: bool) -> Tensor:
+            return tensor if (tensor[0] if batched else tensor).is_contiguous() else tensor.contiguous()
+
+        bias = None if self.bias is None else dense(self.bias, self.bias_batched)
+        return replace(self, cores=tuple(dense(core, self.batched) for core in self.cores), bias=bias)
 
     def planned_for_gpu(self) -> TTLayer:
         """The layer with the cuts of a GPU's kernels."""
@@ -81,29 +74,29 @@ def check_cores(name: str, cores: Sequence[Tensor], split_name: str, split: int 
     cores = tuple(cores)
     if len(cores) < 2:
         raise ValueError(f"{name} must have at least 2 cores, one a side, got {len(cores)}")
+    first = cores[0]
     for i, core in enumerate(cores):
-        check_tensor(f"{name}[{i}]", core)
-        if core.dtype not in CORE_DTYPES or core.dtype != cores[0].dtype:
+        this = f"{name}[{i}]"
+        check_tensor(this, core)
+        if core.dtype not in CORE_DTYPES or core.dtype != first.dtype:
             raise TypeError(
-                f"{name}[{i}] has dtype {core.dtype}; cores are float32 (or all float64), whatever x's"
+                f"{this} has dtype {core.dtype}; cores are float32 (or all float64), whatever x's"
             )
-        if core.device != cores[0].device:
-            raise ValueError(f"{name}[{i}] is on {core.device} and {name}[0] on {cores[0].device}")
-        if core.dim() != cores[0].dim() or core.dim() not in (3, 4):
-            raise ValueError(
-                f"{name}[{i}] has shape {tuple(core.shape)}; every core is (r, k, r') "
-                f"or, with one set a query, (P, r, k, r')"
-            )
+        if core.device != first.device:
+            raise ValueError(f"{this} is on {core.device} and {name}[0] on {first.device}")
+        if core.dim() != first.dim() or core.dim() not in (3, 4):
+            expected = "every core is (r, k, r') or, with one set a query, (P, r, k, r')"
+            raise ValueError(f"{this} has shape {tuple(core.shape)}; {expected}")
         if 0 in core.shape:
-            raise ValueError(f"{name}[{i}] has a size of 0: shape {tuple(core.shape)}")
-        if core.dim() == 4 and core.shape[0] != cores[0].shape[0]:
-            raise ValueError(f"{name}[{i}] holds {core.shape[0]} queries and {name}[0] {cores[0].shape[0]}")
-    ranks = [core.shape[-3] for core in cores] + [cores[-1].shape[-1]]
-    for i, core in enumerate(cores):
-        if core.shape[-1] != ranks[i + 1]:
+            raise ValueError(f"{this} has a size of 0: shape {tuple(core.shape)}")
+        if core.dim() == 4 and core.shape[0] != first.shape[0]:
+            raise ValueError(f"{this} holds {core.shape[0]} queries and {name}[0] {first.shape[0]}")
+    ranks = (*(core.shape[-3] for core in cores), cores[-1].shape[-1])
+    for i, (core, rank) in enumerate(zip(cores, ranks[1:])):
+        if core.shape[-1] != rank:
             raise ValueError(
                 f"ranks of {name} do not chain: {name}[{i}] ends with rank {core.shape[-1]}, "
-                f"{name}[{i + 1}] begins with {ranks[i + 1]}"
+                f"{name}[{i + 1}] begins with {rank}"
             )
     if ranks[0] != 1 or ranks[-1] != 1:
         raise ValueError(f"{name} must begin and end with rank 1, got {ranks[0]} and {ranks[-1]}")
@@ -113,9 +106,8 @@ def check_cores(name: str, cores: Sequence[Tensor], split_name: str, split: int 
         raise TypeError(f"{split_name} must be an int, got {split!r}")
     if not 1 <= split < len(cores):
         raise ValueError(f"{split_name} must be in [1, {len(cores) - 1}] for {len(cores)} cores, got {split}")
-    modes = tuple(core.shape[-2] for core in cores)
-    plan = TTPlan(modes, tuple(ranks), split, 0, split)
-    return TTLayer(cores, None, cores[0].dim() == 4, plan)
+    plan = TTPlan(tuple(core.shape[-2] for core in cores), ranks, split, 0, split)
+    return TTLayer(cores, None, first.dim() == 4, plan)
 
 
 def with_bias(layer: TTLayer, name: str, bias: Tensor | None) -> TTLayer:
@@ -144,13 +136,13 @@ def adapter_layers(
 ) -> tuple[TTLayer, ...]:  # fmt: skip
     first = with_bias(check_cores("down", down, "down_split", down_split), "down_bias", down_bias)
     second = with_bias(check_cores("up", up, "up_split", up_split), "up_bias", up_bias)
-    (hidden, narrow), (taken, given) = (
-        (layer.plan.in_features, layer.plan.out_features) for layer in (first, second)
-    )
-    if narrow != taken:
-        raise ValueError(f"up takes {taken} features, down gives {narrow}")
-    if given != hidden:
-        raise ValueError(f"up gives {given} features, the residual has {hidden}")
+    down_plan, up_plan = first.plan, second.plan
+    if down_plan.out_features != up_plan.in_features:
+        raise ValueError(f"up takes {up_plan.in_features} features, down gives {down_plan.out_features}")
+    if up_plan.out_features != down_plan.in_features:
+        raise ValueError(
+            f"up gives {up_plan.out_features} features, the residual has {down_plan.in_features}"
+        )
     if first.queries != second.queries:
         raise ValueError(
             f"up holds {second.queries or 'no'} queries, down {first.queries or 'none'}; "
@@ -181,17 +173,15 @@ def count_queries(x: Tensor, stored: int | None, tensors: int, noise: TTNoise | 
     """P, from the cores (`stored`) or the noise; None where all rows use the same cores.
 
     `tensors` is the number of the call's cores and biases."""
-    if noise is None and stored is None:
-        return None
-    if noise is None:
-        queries, source = stored, "the cores"
-    else:
+    queries, source = stored, "the cores"
+    if noise is not None:
         if stored is not None:
             raise ValueError("noise goes with cores of one query (3 dimensions), got 4 dimensions")
         if len(noise.offsets) != tensors:
             raise ValueError(f"noise.offsets has {len(noise.offsets)} entries for {tensors} cores and biases")
         queries, source = len(noise.seeds), "noise.seeds"
-    assert queries is not None
+    if queries is None:
+        return None
     if x.dim() < 2 or x.shape[0] % queries:
         raise ValueError(
             f"x has shape {tuple(x.shape)}; its first dimension must be a multiple "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .checks import check_choice, check_fp32, check_seed
+from .checks import check_choice, check_fp32, check_seed, check_seeds
 from .codes import DISTRIBUTIONS
 
 FIXED = -1  # offset of a core or bias that the noise leaves alone
@@ -43,9 +43,8 @@ class TTNoise:
         def keep(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        keep("seeds", tuple(check_seed(f"noise.seeds[{k}]", s) for k, s in enumerate(self.seeds)))
-        scales = (check_fp32(f"noise.scales[{k}]", s) for k, s in enumerate(self.scales))
-        keep("scales", tuple(scales))
+        keep("seeds", tuple(check_seeds("noise.seeds", self.seeds)))
+        keep("scales", tuple(check_fp32(f"noise.scales[{k}]", s) for k, s in enumerate(self.scales)))
         if not self.seeds:
             raise ValueError("noise.seeds must name at least one query, got []")
         if len(self.seeds) != len(self.scales):

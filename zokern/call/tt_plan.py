@@ -83,11 +83,15 @@ class TTPlan:
             columns *= self.modes[i]
         return products
 
-    def _row_products(self) -> list[tuple[int, int, int]]:
-        """The matrix products (m, k, n) of one row of x, with n the vector's dimension."""
+    def _at_cuts(self) -> tuple[int, int, int, int]:
+        """Sizes of the middle and the outer group, K and J of `csrc/core/tt.h`, and ranks at the cuts."""
         inner = math.prod(self.modes[self.in_cut : self.split])
         outer = math.prod(self.modes[self.split : self.out_cut])
-        in_rank, out_rank = self.ranks[self.in_cut], self.ranks[self.out_cut]
+        return inner, outer, self.ranks[self.in_cut], self.ranks[self.out_cut]
+
+    def _row_products(self) -> list[tuple[int, int, int]]:
+        """The matrix products (m, k, n) of one row of x, with n the vector's dimension."""
+        inner, outer, in_rank, out_rank = self._at_cuts()
         products = [(1, in_rank * inner, self.rank), (outer, out_rank, self.out_features // outer)]
         if self.in_cut > 0:
             products.append((in_rank, self.in_features // inner, inner))
@@ -117,14 +121,12 @@ class TTPlan:
 
     def _group_vectors(self) -> int:
         """Vectors of the contracted groups."""
-        outer = math.prod(self.modes[self.split : self.out_cut])
-        middle = self.ranks[self.in_cut] * math.prod(self.modes[self.in_cut : self.split])
-        right = self.ranks[self.out_cut] * _vectors(self.out_features // outer)
-        vectors = middle * _vectors(self.rank) + right
+        inner, outer, in_rank, out_rank = self._at_cuts()
+        vectors = in_rank * inner * _vectors(self.rank) + out_rank * _vectors(self.out_features // outer)
         if self.in_cut > 0:
-            vectors += _vectors(math.prod(self.modes[: self.in_cut]) * self.ranks[self.in_cut])
+            vectors += _vectors(self.in_features // inner * in_rank)
         if self.out_cut > self.split:
-            vectors += self.rank * _vectors(outer * self.ranks[self.out_cut])
+            vectors += self.rank * _vectors(outer * out_rank)
         return vectors
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .codes import DTYPE
 from .dispatch import PLAIN, observed
 from .tt_layers import TTLayer, check_x, count_queries
 from .tt_noise import TTNoise
-from .tt_plan import TTPlan, make_plan
+from .tt_plan import make_plan
 from .tt_rows import check_out, through_rows
 
 MAX_LAYERS = 4096  # remembered in CACHE
@@ -32,33 +32,20 @@ _grad_enabled = torch.is_grad_enabled
 _threads = torch.get_num_threads
 
 
-class BoundLayers(Protocol):
-    """A linear layer, or an adapter's two, with their addresses, as a CPU backend keeps them."""
-
-    def call(self, plans: Sequence[TTPlan], offsets: Sequence[int]) -> Any:
-        """A call with these plans, and these offsets of a noise (none: no noise).
-
-        Its `run(x, y, rows, dtype, threads)` takes the addresses of dense rows and a code of `codes.DTYPE`."""
-
-    def run_strided(
-        self, call: Any, x: Tensor, out: Tensor, queries: int | None, noise: TTNoise | None
-    ) -> None:
-        """Runs a call on matrices of rows."""
-
-    def new_rows(self, x: Tensor, width: int) -> Tensor:
-        """An empty y for x: the same leading sizes and dtype."""
-
-
 @dataclass(frozen=True)
 class LayersKernel:
     """A backend's tensor-train op that can keep its layers bound.
 
     Args:
-        bind: (layers, activation, scale) to `BoundLayers`. It keeps no tensor alive.
+        bind: (layers, activation, scale) to a linear layer, or an adapter's two, with their addresses; it
+            keeps no tensor alive. It has `call(plans, offsets)`, a call with these plans and these offsets of
+            a noise (none: no noise), whose `run(x, y, rows, dtype, threads)` takes the addresses of dense rows
+            and a code of `codes.DTYPE`; `run_strided(call, x, out, queries, noise)` for matrices of rows; and
+            `new_rows(x, width)`, an empty y for x.
         run: the backend entry, which binds anew in every call.
     """
 
-    bind: Callable[..., BoundLayers]
+    bind: Callable[..., Any]
     run: Callable[..., None]
 
     def __call__(self, *arguments: object) -> None:
@@ -68,18 +55,12 @@ class LayersKernel:
 class PreparedLayers:
     """A linear layer, or an adapter's two, checked and bound to a CPU backend.
 
-    Holds no tensor: the caller passes the layer's tensors to every call, in one order.
-
-    Args:
-        bound: the layers, by their kernel.
-        layers: as checked.
-        tensors: the layers' tensors, in the order of every later call.
-        groups: as asked for.
-        choice: gives what `use_backend` asks for at present, to compare by identity.
+    Holds no tensor: the caller passes the layer's tensors to every call, in one order. `choice` gives what
+    `use_backend` asks for at present, to compare by identity.
     """
 
     def __init__(
-        self, bound: BoundLayers, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], groups: int | str,
+        self, bound: Any, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], groups: int | str,
         choice: Callable[[], object],
     ) -> None:  # fmt: skip
         self._bound, self._new_rows = bound, bound.new_rows
@@ -171,8 +152,7 @@ class PreparedLayers:
         rows = x.numel() // self._in[0]
         if rows:
             call = self._call(rows // (queries or 1), () if noise is None else noise.positions)
-            run = self._bound.run_strided
-            through_rows(x, y, lambda a, b: run(call, a, b, queries, noise))
+            through_rows(x, y, lambda a, b: self._bound.run_strided(call, a, b, queries, noise))
         if out is not None and not out.is_inference():
             torch.autograd.graph.increment_version(out)
         return y
@@ -195,8 +175,9 @@ def prepare(
     None: the kernel binds no layers, or a core is not dense."""
     if not isinstance(kernel, LayersKernel):
         return None
-    if any(copy is not t for layer in layers for copy, t in zip(layer.dense(), layer.tensors)):
-        return None
+    for layer in layers:
+        if any(dense is not t for dense, t in zip(layer.made_dense().tensors, layer.tensors)):
+            return None
     return PreparedLayers(kernel.bind(layers, activation, scale), layers, tensors, groups, choice)
 
 

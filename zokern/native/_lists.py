@@ -1,17 +1,21 @@
-"""Tensor lists as the C interface takes them."""
+"""Tensor lists as the C interface takes them, and the entries that take nothing beside one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from ..call.codes import DISTRIBUTION, DTYPE, ROUNDING, VARIANT
-from ..call.rules import AdamRule, AdaMURule
+from ..call.codes import DISTRIBUTION, DTYPE, ROUNDING
+from ..call.prepared import ListKernel
 
 if TYPE_CHECKING:
     from .._C import TensorList
 
+Machine = Callable[[torch.device], tuple[Any, ...]]
+"""The kernels' last arguments: instruction set and threads, or device and stream."""
 Packed = tuple[int, int, int, int, int, int, list[int], list[int], list[int]]
 PackedState = tuple[int, list[int]]
 
@@ -28,17 +32,13 @@ def pack(source: Tensor | None, target: Tensor, stream: int, offset: int, dense:
     return *head, list(target.shape), list(strides), list(target.stride())
 
 
-def pack_list(
-    params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]
-) -> list[Packed]:
-    return [pack(p, o, s, f) for p, o, s, f in zip(params, out, streams, offsets)]
-
-
-def bind_list(params: list[Tensor], out: list[Tensor], streams: list[int], offsets: list[int]) -> TensorList:
+def bind_list(
+    params: Sequence[Tensor | None], out: list[Tensor], streams: list[int], offsets: list[int]
+) -> TensorList:
     """Addresses, sizes and places; it keeps no tensor alive."""
     from .. import _C
 
-    return _C.TensorList(pack_list(params, out, streams, offsets))
+    return _C.TensorList([pack(p, o, s, f) for p, o, s, f in zip(params, out, streams, offsets)])
 
 
 def pack_with_states(
@@ -54,21 +54,16 @@ def pack_with_states(
     return tensors, packed
 
 
-def pack_masked(
-    seeds: list[int], scales: list[float], decay: float, distribution: str, rounding: str
-) -> tuple[object, ...]:
-    return seeds, scales, decay, DISTRIBUTION[distribution], ROUNDING[rounding]
+def list_ops(perturb: Callable[..., None], machine: Machine) -> dict[str, Callable[..., None]]:
+    """A backend's entries that read and write nothing but a list."""
 
+    def run(tensors: TensorList, device: torch.device, *move: Any) -> None:
+        *numbers, distribution, rounding = move
+        perturb(tensors, *numbers, DISTRIBUTION[distribution], ROUNDING[rounding], *machine(device))
 
-def pack_adam(
-    seeds: list[int], grads: list[float], displacements: list[float], decay: float, rule: AdamRule,
-    variant: str, distribution: str, rounding: str,
-) -> tuple[object, ...]:  # fmt: skip
-    numbers = (seeds, grads, displacements, decay, rule.as_list())
-    return *numbers, VARIANT[variant], DISTRIBUTION[distribution], ROUNDING[rounding]
+    def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
+        """Fills `out`: a move from zeros with scale 1."""
+        tensors = bind_list([None], [out], [stream], [offset])
+        run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
 
-
-def pack_adamu(
-    seed: int, scale: float, displacement: float, decay: float, rule: AdaMURule, update: bool, rounding: str
-) -> tuple[object, ...]:
-    return seed, scale, displacement, decay, rule.as_list(), update, ROUNDING[rounding]
+    return {"perturb_": ListKernel(bind_list, run), "normal_": normal_}

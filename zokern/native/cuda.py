@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from ..call.codes import DISTRIBUTION, ROUNDING
-from ..call.prepared import ListKernel
-from ._lists import bind_list, pack
+from ._lists import list_ops
 from .states import state_ops
 from .tt_cuda import tt_ops
-
-if TYPE_CHECKING:
-    from .._C import TensorList
 
 try:
     from .. import _C
@@ -39,19 +33,8 @@ def _machine(device: torch.device) -> tuple[int, int]:
     return index, torch.cuda.current_stream(device).cuda_stream
 
 
-def _run(tensors: TensorList, device: torch.device, seeds: list[int], scales: list[float],
-         decay: float, lane: int, distribution: str, rounding: str) -> None:  # fmt: skip
-    _C.cuda_perturb(tensors, seeds, scales, decay, lane, DISTRIBUTION[distribution],
-                    ROUNDING[rounding], *_machine(device))  # fmt: skip
-
-
-def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
-    """Fills `out`: a move from zeros with scale 1."""
-    tensors = _C.TensorList([pack(None, out, stream, offset)])
-    _run(tensors, out.device, [seed], [1.0], 1.0, lane, distribution, "nearest")
-
-
-OPS = {"perturb_": ListKernel(bind_list, _run), "normal_": normal_}
+OPS: dict[str, Callable[..., None]] = {}
 if _C is not None:
+    OPS |= list_ops(_C.cuda_perturb, _machine)
     OPS |= state_ops(_C.cuda_perturb_masked, _C.cuda_adam, _C.cuda_adamu, _machine)
     OPS |= tt_ops(_C, _machine)

@@ -5,64 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..call.rules import AdamRule, AdaMURule
-from ._lists import pack_adam, pack_adamu, pack_masked, pack_with_states
+from ..call.codes import DISTRIBUTION, ROUNDING, VARIANT
+from ._lists import Machine, pack_with_states
 
 Kernel = Callable[..., None]
 
 
-def state_ops(
-    masked: Kernel, adam: Kernel, adamu: Kernel, machine: Callable[[torch.device], tuple[Any, ...]]
-) -> dict[str, Callable[..., None]]:
-    """A backend's entries. `machine(device)`: the kernels' last arguments (instruction set and
-    threads, or device and stream)."""
+def state_ops(masked: Kernel, adam: Kernel, adamu: Kernel, machine: Machine) -> dict[str, Kernel]:
+    """A backend's entries; arguments as checked and normalised by `zokern.ops`."""
 
     def perturb_masked_(
-        params: list[Tensor], out: list[Tensor], masks: list[Tensor], thresholds: list[float],
-        seeds: list[int], scales: list[float], decay: float, streams: list[int], offsets: list[int],
-        distribution: str, rounding: str,
-    ) -> None:  # fmt: skip
-        """Backend entry; arguments as checked and normalised by `zokern.ops.masked`."""
+        params: list[Tensor], out: list[Tensor], masks: list[Tensor], thresholds: list[float], *move: Any
+    ) -> None:
+        *numbers, streams, offsets, distribution, rounding = move
         lists = pack_with_states(params, out, streams, offsets, masks)
-        move = pack_masked(seeds, scales, decay, distribution, rounding)
-        masked(*lists, thresholds, move, *machine(params[0].device))
+        packed = (*numbers, DISTRIBUTION[distribution], ROUNDING[rounding])
+        masked(*lists, thresholds, packed, *machine(params[0].device))
 
     def adam_(
         params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
-        max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
-        decay: float, rule: AdamRule, variant: str, streams: list[int], offsets: list[int],
-        distribution: str, rounding: str,
+        max_exp_avg_sqs: list[Tensor], *move: Any,
     ) -> None:  # fmt: skip
-        """Backend entry; arguments as checked and normalised by `zokern.ops.adam`."""
+        *numbers, rule, variant, streams, offsets, distribution, rounding = move
         lists = pack_with_states(params, out, streams, offsets, exp_avgs, exp_avg_sqs, max_exp_avg_sqs)
-        move = pack_adam(seeds, grads, displacements, decay, rule, variant, distribution, rounding)
-        adam(*lists, move, *machine(params[0].device))
-
-    def adamu_probe_(
-        params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-        decay: float, rule: AdaMURule, streams: list[int], offsets: list[int], rounding: str,
-    ) -> None:  # fmt: skip
-        """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
-        lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-        move = pack_adamu(seed, scale, 0.0, decay, rule, False, rounding)
-        adamu(*lists, move, *machine(params[0].device))
+        codes = VARIANT[variant], DISTRIBUTION[distribution], ROUNDING[rounding]
+        adam(*lists, (*numbers, rule.as_list(), *codes), *machine(params[0].device))
 
     def adamu_update_(
-        params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-        displacement: float, decay: float, rule: AdaMURule, streams: list[int], offsets: list[int],
-        rounding: str,
-    ) -> None:  # fmt: skip
-        """Backend entry; arguments as checked and normalised by `zokern.ops.adamu`."""
+        params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], *move: Any, update: bool = True
+    ) -> None:
+        *numbers, rule, streams, offsets, rounding = move
         lists = pack_with_states(params, out, streams, offsets, exp_avgs)
-        move = pack_adamu(seed, scale, displacement, decay, rule, True, rounding)
-        adamu(*lists, move, *machine(params[0].device))
+        packed = (*numbers, rule.as_list(), update, ROUNDING[rounding])
+        adamu(*lists, packed, *machine(params[0].device))
 
-    return {
-        "perturb_masked_": perturb_masked_,
-        "adam_": adam_,
-        "adamu_probe_": adamu_probe_,
-        "adamu_update_": adamu_update_,
-    }
+    def adamu_probe_(
+        params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float, *rest: Any
+    ) -> None:
+        adamu_update_(params, out, exp_avgs, seed, scale, 0.0, *rest, update=False)
+
+    ops: tuple[Callable, ...] = (perturb_masked_, adam_, adamu_probe_, adamu_update_)
+    return {op.__name__: op for op in ops}

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call.codes import ACTIVATION, DTYPE
+from ..call.codes import ACTIVATION
 from ..call.tt_layers import TTLayer
 from ..call.tt_noise import TTNoise
 from ..call.tt_plan import TTPlan
 from ..call.tt_prepared import LayersKernel
 from . import large
 from ._isa import isa_code, machine
-from ._layers import layer_tuples, pack_layer, pack_noise
+from ._layers import layer_tuples, pack_layer, pack_noise, pack_rows, row_ops
 
 
 class Bound:
-    """Dense layers as the bindings take them; it keeps no tensor alive. `native` has the bindings."""
+    """What `LayersKernel.bind` makes of dense layers. `native` has the bindings."""
 
     def __init__(self, native: Any, layers: Sequence[TTLayer], activation: str, scale: float) -> None:
         self._make = native.TtCall
@@ -27,21 +27,14 @@ class Bound:
         self._arguments = (scale, ACTIVATION[activation], isa_code())
 
     def call(self, plans: Sequence[TTPlan], offsets: Sequence[int]) -> Any:
-        """A call with these plans, and these offsets of a noise (none: no noise)."""
         return self._make(layer_tuples(self._packed, plans, offsets), *self._arguments)
 
     @staticmethod
     def run_strided(call: Any, x: Tensor, out: Tensor, queries: int | None, noise: TTNoise | None) -> None:
-        """Runs a call on matrices of rows."""
-        count = 1 if queries is None else queries
-        call.run_strided(
-            x.data_ptr(), out.data_ptr(), x.shape[0] // count, count, x.stride(0), out.stride(0),
-            DTYPE[x.dtype], DTYPE[out.dtype], torch.get_num_threads(), *pack_noise(noise),
-        )  # fmt: skip
+        call.run_strided(*pack_rows(x, out, queries), torch.get_num_threads(), *pack_noise(noise))
 
     @staticmethod
     def new_rows(x: Tensor, width: int) -> Tensor:
-        """An empty y for x: the same leading sizes and dtype."""
         return large.empty((*x.shape[:-1], width), x.dtype)
 
 
@@ -69,19 +62,5 @@ def tt_ops(native: Any) -> dict[str, Callable[..., None]]:
             packed, left.data_ptr(), right.data_ptr(), layer.queries or 1, *machine(left.device)
         )
 
-    def tt_linear(x: Tensor, out: Tensor, layer: TTLayer, queries: int | None, noise: TTNoise | None) -> None:
-        """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
-        run(x, out, (layer,), "identity", 1.0, queries, noise)
-
-    def tt_adapter(
-        x: Tensor, out: Tensor, down: TTLayer, up: TTLayer, activation: str, scale: float,
-        queries: int | None, noise: TTNoise | None,
-    ) -> None:  # fmt: skip
-        """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
-        run(x, out, (down, up), activation, scale, queries, noise)
-
-    return {
-        "tt_halves": tt_halves,
-        "tt_linear": LayersKernel(bind, tt_linear),
-        "tt_adapter": LayersKernel(bind, tt_adapter),
-    }
+    rows = {op: LayersKernel(bind, entry) for op, entry in row_ops(run).items()}
+    return {"tt_halves": tt_halves, **rows}

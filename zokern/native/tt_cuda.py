@@ -9,16 +9,16 @@ graph keeps it. Seeds, scales and pointers travel in the launches' parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..call.codes import ACTIVATION, DTYPE
+from ..call.codes import ACTIVATION
 from ..call.tt_layers import TTLayer
 from ..call.tt_noise import TTNoise
-from ._layers import layer_tuples, pack_layer, pack_noise
-
-Machine = Callable[[torch.device], tuple[int, int]]
+from ._layers import layer_tuples, pack_layer, pack_noise, pack_rows, row_ops
+from ._lists import Machine
 
 
 def packed_call(
@@ -26,48 +26,29 @@ def packed_call(
     queries: int | None, noise: TTNoise | None,
 ) -> tuple:  # fmt: skip
     """(layers, scale, activation, rows, noise) as the bindings take them. `layers` are dense."""
-    count = queries or 1
     offsets = () if noise is None else noise.positions
     tuples = layer_tuples([pack_layer(layer) for layer in layers], [layer.plan for layer in layers], offsets)
-    rows = (
-        x.data_ptr(), out.data_ptr(), x.shape[0] // count, count, x.stride(0), out.stride(0),
-        DTYPE[x.dtype], DTYPE[out.dtype],
-    )  # fmt: skip
-    return tuples, scale, ACTIVATION[activation], rows, pack_noise(noise)
+    return tuples, scale, ACTIVATION[activation], pack_rows(x, out, queries), pack_noise(noise)
 
 
-def tt_ops(native: object, machine: Machine) -> dict[str, Callable[..., None]]:
+def tt_ops(native: Any, machine: Machine) -> dict[str, Callable[..., None]]:
     """The backend's entries. `native` has the functions of the bindings."""
 
-    def run(
-        x: Tensor, out: Tensor, layers: Sequence[TTLayer], activation: str, scale: float,
-        queries: int | None, noise: TTNoise | None,
-    ) -> None:  # fmt: skip
+    def run(x: Tensor, out: Tensor, layers: Sequence[TTLayer], *arguments: Any) -> None:
         dense = [layer.planned_for_gpu().made_dense() for layer in layers]  # kept alive for the call
-        call = packed_call(x, out, dense, activation, scale, queries, noise)
-        floats = native.cuda_tt_workspace(*call)  # type: ignore[attr-defined]
+        call = packed_call(x, out, dense, *arguments)
+        floats = native.cuda_tt_workspace(*call)
         workspace = torch.empty(floats, dtype=torch.float32, device=x.device)
-        native.cuda_tt_rows(*call, workspace.data_ptr(), *machine(x.device))  # type: ignore[attr-defined]
+        native.cuda_tt_rows(*call, workspace.data_ptr(), *machine(x.device))
 
     def tt_halves(layer: TTLayer, left: Tensor, right: Tensor) -> None:
         """Backend entry: fills A and B."""
         dense = layer.made_dense()
         (packed,), queries = layer_tuples([pack_layer(dense)], [layer.plan], ()), layer.queries or 1
-        floats = native.cuda_tt_halves_workspace(packed, queries)  # type: ignore[attr-defined]
+        floats = native.cuda_tt_halves_workspace(packed, queries)
         workspace = torch.empty(floats, dtype=torch.float32, device=left.device)
-        native.cuda_tt_halves(  # type: ignore[attr-defined]
+        native.cuda_tt_halves(
             packed, left.data_ptr(), right.data_ptr(), queries, workspace.data_ptr(), *machine(left.device)
         )
 
-    def tt_linear(x: Tensor, out: Tensor, layer: TTLayer, queries: int | None, noise: TTNoise | None) -> None:
-        """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
-        run(x, out, (layer,), "identity", 1.0, queries, noise)
-
-    def tt_adapter(
-        x: Tensor, out: Tensor, down: TTLayer, up: TTLayer, activation: str, scale: float,
-        queries: int | None, noise: TTNoise | None,
-    ) -> None:  # fmt: skip
-        """Backend entry; arguments as checked and normalised by `zokern.ops.tt`."""
-        run(x, out, (down, up), activation, scale, queries, noise)
-
-    return {"tt_halves": tt_halves, "tt_linear": tt_linear, "tt_adapter": tt_adapter}
+    return {"tt_halves": tt_halves, **row_ops(run)}

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from .. import backends
 from ..call.checks import as_list, check_choice, check_factors, check_fp32, check_seeds
 from ..call.codes import DISTRIBUTIONS, ROUNDINGS, VARIANTS
-from ..call.dispatch import to_signed, to_unsigned
-from ..call.lists import Tensors, check_lists, without_empty
+from ..call.lists import Tensors, check_lists
 from ..call.rules import AdamRule
-from ._library import define
+from ._library import ListOp
+
+_ADAM = ListOp(
+    "adam_",
+    "Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, int[] seeds, "
+    "float[] grads, float[] displacements, float decay, float[] rule, str variant, int[] streams, "
+    "int[] offsets, str distribution, str rounding",
+    AdamRule,
+)
 
 
 def adam_(
-    params: Tensors,
-    exp_avgs: Tensors,
-    exp_avg_sqs: Tensors,
-    seeds: int | Sequence[int],
-    grads: float | Sequence[float],
-    *,
-    lr: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    step: int | None,
-    variant: str = "adam",
-    max_exp_avg_sqs: Tensors | None = None,
-    l2: float = 0.0,
-    decay: float = 1.0,
-    displacements: float | Sequence[float] | None = None,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "gaussian",
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, exp_avgs: Tensors, exp_avg_sqs: Tensors, seeds: int | Sequence[int],
+    grads: float | Sequence[float], *, lr: float, betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8, step: int | None, variant: str = "adam", max_exp_avg_sqs: Tensors | None = None,
+    l2: float = 0.0, decay: float = 1.0, displacements: float | Sequence[float] | None = None,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian", rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""One step of Adam, AdaMax or AdaMM (AMSGrad) on the zeroth-order gradient, in one pass.
 
     .. math::
@@ -80,17 +69,12 @@ def adam_(
         l2: weight decay through the gradient, as `torch.optim.Adam` does it.
         decay: factor of the present value.
         displacements: coefficient of each seed in the weights before the update; default 0.
-        streams: as in `perturb_`.
-        offsets: as in `perturb_`.
-        distribution: "gaussian" or "rademacher".
-        rounding: "nearest" or "stochastic", for 16-bit parameters (bits of lane 2 under `seeds[0]`).
+        streams, offsets, distribution, rounding: as in `perturb_`.
         out: where to write the parameters, which then stay untouched; the state is in place anyway.
 
     Raises:
-        TypeError: a tensor or seed is of the wrong kind; state that is not float32.
-        ValueError: lengths, shapes or devices differ, a number is out of range, tensors overlap.
-        RuntimeError: grad mode is on and a written tensor requires grad.
-        Every check precedes the first write: after an error all tensors are as they were.
+        TypeError, ValueError, RuntimeError: as `perturb_`, and for state that is not float32 or a number
+            that is out of range; after an error all tensors are as they were.
 
     Cost: parameters, m and v (and the maximum) read and written once, 24 (32) bytes an element in
         fp32; `len(seeds)` normals an element; allocates no tensor.
@@ -120,43 +104,8 @@ def adam_(
     if max_exp_avg_sqs is not None:
         states["max_exp_avg_sqs"] = max_exp_avg_sqs
     lists = check_lists(params, out, streams, offsets, states)
-    if lists.is_empty():
-        return
-    signed = [to_signed(s) for s in seed_list]
-    arguments = (
-        lists.states[0], lists.states[1], lists.states[2] if variant == "adamm" else [],
-        signed, grad_list, moves, factor, rule.as_list(), variant, lists.streams, lists.offsets, distribution, rounding,
+    m, v, *top = lists.states
+    _ADAM(
+        lists, m, v, top[0] if top else [], seed_list, grad_list, moves, factor, rule, variant, lists.streams,
+        lists.offsets, distribution, rounding,
     )  # fmt: skip
-    if lists.in_place:
-        torch.ops.zokern.adam_(lists.params, *arguments)
-    else:
-        torch.ops.zokern.adam_out(lists.params, lists.out, *arguments)
-    lists.written()
-
-
-def _adam_out(
-    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], exp_avg_sqs: list[Tensor],
-    max_exp_avg_sqs: list[Tensor], seeds: list[int], grads: list[float], displacements: list[float],
-    decay: float, rule: list[float], variant: str, streams: list[int], offsets: list[int],
-    distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    _, kernel = backends.select("adam_", params[0].device.type)
-    states = exp_avgs, exp_avg_sqs, max_exp_avg_sqs
-    *tensors, streams, offsets = without_empty(params, out, *states, streams, offsets)
-    kernel(
-        *tensors, [to_unsigned(s) for s in seeds], grads, displacements, decay, AdamRule.from_list(rule),
-        variant, streams, offsets, distribution, rounding,
-    )  # fmt: skip
-
-
-def _adam(params: list[Tensor], *arguments: object) -> None:
-    _adam_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-_ARGUMENTS = (
-    "Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, int[] seeds, "
-    "float[] grads, float[] displacements, float decay, float[] rule, str variant, int[] streams, "
-    "int[] offsets, str distribution, str rounding"
-)
-define(f"adam_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _adam, lambda *_: None)
-define(f"adam_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _adam_out, lambda *_: None)

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from .. import backends
 from ..call.checks import check_choice, check_fp32, check_seed
 from ..call.codes import ROUNDINGS
-from ..call.dispatch import to_signed, to_unsigned
-from ..call.lists import Lists, Tensors, check_lists, without_empty
+from ..call.lists import Tensors, check_lists
 from ..call.rules import AdaMURule
-from ._library import define
+from ._library import ListOp
+
+_PROBE = ListOp(
+    "adamu_probe_",
+    "Tensor[] exp_avgs, int seed, float scale, float decay, float[] rule, int[] streams, int[] offsets, "
+    "str rounding",
+    AdaMURule,
+)
+_UPDATE = ListOp(
+    "adamu_update_",
+    "Tensor(b!)[] exp_avgs, int seed, float scale, float displacement, float decay, float[] rule, "
+    "int[] streams, int[] offsets, str rounding",
+    AdaMURule,
+)
 
 
 def adamu_probe_(
-    params: Tensors,
-    exp_avgs: Tensors,
-    seed: int,
-    scale: float,
-    *,
-    alpha: float,
-    beta1: float,
-    decay: float = 1.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, exp_avgs: Tensors, seed: int, scale: float, *, alpha: float, beta1: float,
+    decay: float = 1.0, streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Moves weights along ZO-AdaMU's direction m_t; the state is read, not written.
 
     .. math::
@@ -68,29 +67,15 @@ def adamu_probe_(
     numbers = (check_fp32("scale", scale), check_fp32("decay", decay))
     check_choice("rounding", rounding, ROUNDINGS)
     lists = check_lists(params, out, streams, offsets, {"exp_avgs": exp_avgs})
-    _call("adamu_probe", lists, value, numbers, rule, rounding)
-    lists.written(states=False)
+    _PROBE(lists, *lists.states, value, *numbers, rule, lists.streams, lists.offsets, rounding)
 
 
 def adamu_update_(
-    params: Tensors,
-    exp_avgs: Tensors,
-    seed: int,
-    grad: float,
-    *,
-    lr: float,
-    alpha: float,
-    beta1: float,
-    beta2: float,
-    sigma: float = 1e-8,
-    momentum_scale: float = 1.0,
-    decay: float = 1.0,
-    displacement: float = 0.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, exp_avgs: Tensors, seed: int, grad: float, *, lr: float, alpha: float, beta1: float,
+    beta2: float, sigma: float = 1e-8, momentum_scale: float = 1.0, decay: float = 1.0,
+    displacement: float = 0.0, streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""ZO-AdaMU's update: restores, updates and stores the momentum in one pass.
 
     .. math::
@@ -114,8 +99,7 @@ def adamu_update_(
         seed: 64-bit unsigned seed of the probe.
         grad: projected gradient g.
         lr: learning rate \eta.
-        alpha: as in the probe.
-        beta1: as in the probe.
+        alpha, beta1: as in the probe.
         beta2: weight of the simulated gradient's square, in [0, 1].
         sigma: added under the root, above 0 in fp32.
         momentum_scale: factor of the stored momentum: 1, or sign(g) to orient it downhill.
@@ -146,66 +130,4 @@ def adamu_update_(
     )
     check_choice("rounding", rounding, ROUNDINGS)
     lists = check_lists(params, out, streams, offsets, {"exp_avgs": exp_avgs})
-    _call("adamu_update", lists, value, numbers, rule, rounding)
-    lists.written()
-
-
-def _call(
-    op: str, lists: Lists, seed: int, numbers: tuple[float, ...], rule: AdaMURule, rounding: str
-) -> None:
-    if lists.is_empty():
-        return
-    places = lists.streams, lists.offsets
-    arguments = (lists.states[0], to_signed(seed), *numbers, rule.as_list(), *places, rounding)
-    if lists.in_place:
-        getattr(torch.ops.zokern, f"{op}_")(lists.params, *arguments)
-    else:
-        getattr(torch.ops.zokern, f"{op}_out")(lists.params, lists.out, *arguments)
-
-
-def _run(
-    op: str, params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int,
-    numbers: tuple[float, ...], rule: list[float], streams: list[int], offsets: list[int], rounding: str,
-) -> None:  # fmt: skip
-    _, kernel = backends.select(op, params[0].device.type)
-    *tensors, streams, offsets = without_empty(params, out, exp_avgs, streams, offsets)
-    kernel(*tensors, to_unsigned(seed), *numbers, AdaMURule.from_list(rule), streams, offsets, rounding)
-
-
-def _probe_out(
-    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-    decay: float, rule: list[float], streams: list[int], offsets: list[int], rounding: str,
-) -> None:  # fmt: skip
-    numbers = (scale, decay)
-    _run("adamu_probe_", params, out, exp_avgs, seed, numbers, rule, streams, offsets, rounding)
-
-
-def _update_out(
-    params: list[Tensor], out: list[Tensor], exp_avgs: list[Tensor], seed: int, scale: float,
-    displacement: float, decay: float, rule: list[float], streams: list[int], offsets: list[int],
-    rounding: str,
-) -> None:  # fmt: skip
-    numbers = (scale, displacement, decay)
-    _run("adamu_update_", params, out, exp_avgs, seed, numbers, rule, streams, offsets, rounding)
-
-
-def _probe(params: list[Tensor], *arguments: object) -> None:
-    _probe_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-def _update(params: list[Tensor], *arguments: object) -> None:
-    _update_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-_PROBE = (
-    "Tensor[] exp_avgs, int seed, float scale, float decay, float[] rule, int[] streams, int[] offsets, "
-    "str rounding"
-)
-_UPDATE = (
-    "Tensor(b!)[] exp_avgs, int seed, float scale, float displacement, float decay, float[] rule, "
-    "int[] streams, int[] offsets, str rounding"
-)
-define(f"adamu_probe_(Tensor(a!)[] params, {_PROBE}) -> ()", _probe, lambda *_: None)
-define(f"adamu_probe_out(Tensor[] params, Tensor(a!)[] out, {_PROBE}) -> ()", _probe_out, lambda *_: None)
-define(f"adamu_update_(Tensor(a!)[] params, {_UPDATE}) -> ()", _update, lambda *_: None)
-define(f"adamu_update_out(Tensor[] params, Tensor(a!)[] out, {_UPDATE}) -> ()", _update_out, lambda *_: None)
+    _UPDATE(lists, *lists.states, value, *numbers, rule, lists.streams, lists.offsets, rounding)

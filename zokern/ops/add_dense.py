@@ -7,27 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import backends
 from ..call.checks import as_list, check_choice, check_finite, check_no_overlap, check_seed
 from ..call.codes import ROUNDINGS
-from ..call.dispatch import to_signed, to_unsigned
-from ..call.lists import Lists, Tensors, check_alike, check_lists, without_empty
-from ._library import define
+from ..call.lists import Lists, Tensors, check_alike, check_lists
+from ._library import ListOp
+
+_ADD_DENSE = ListOp(
+    "add_dense_",
+    "Tensor[] dense, float scale, int seed, int[] streams, int[] offsets, str rounding",
+    backend="reference",  # PyTorch's addition is what every backend would call
+)
 
 _SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 
 
 def add_dense_(
-    params: Tensors,
-    dense: Tensors,
-    scale: float,
-    *,
-    rounding: str = "nearest",
-    seed: int | None = None,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, dense: Tensors, scale: float, *, rounding: str = "nearest", seed: int | None = None,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None, out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Adds a multiple of dense tensors, such as a momentum, to a list of tensors.
 
     .. math:: \theta \leftarrow \mathrm{round}(\theta + \mathrm{scale}\cdot d)
@@ -43,16 +40,13 @@ def add_dense_(
         rounding: "nearest" or "stochastic" where 16-bit tensors are written; the bits are those of
             `perturb_` (lane 2 under `seed`).
         seed: 64-bit unsigned key of the stochastic bits.
-        streams: as in `perturb_`, for the stochastic bits.
-        offsets: as in `perturb_`, for the stochastic bits.
+        streams, offsets: as in `perturb_`, for the stochastic bits.
         out: where to write, of the params' dtypes, or bfloat16 or float16 where they are float32; `params`
             then stay untouched.
 
     Raises:
-        TypeError: a tensor or the seed is of the wrong kind or dtype.
-        ValueError: as `perturb_`; stochastic rounding without a seed.
-        RuntimeError: grad mode is on and a written tensor requires grad.
-        Every check precedes the first write: after an error all tensors are as they were.
+        TypeError, ValueError, RuntimeError: as `perturb_`, and for a wrong dtype or stochastic rounding
+            without a seed; after an error all tensors are as they were.
 
     Cost: params and d read once, written once; a sum that is rounded to 16 bits is an fp32 tensor
         meanwhile: of one whole tensor where rounded to nearest, of 2**18 elements where stochastic.
@@ -73,14 +67,7 @@ def add_dense_(
     check_alike("dense", dense_list, lists.params, ("shape", "device"), (torch.float32, torch.float64))
     _check_dtypes(lists, dense_list)
     check_no_overlap(**{"params" if out is None else "out": lists.out}, dense=dense_list)
-    if lists.is_empty():
-        return
-    arguments = (dense_list, factor, to_signed(key), lists.streams, lists.offsets, rounding)
-    if lists.in_place:
-        torch.ops.zokern.add_dense_(lists.params, *arguments)
-    else:
-        torch.ops.zokern.add_dense_out(lists.params, lists.out, *arguments)
-    lists.written()
+    _ADD_DENSE(lists, dense_list, factor, key, lists.streams, lists.offsets, rounding)
 
 
 def _check_dtypes(lists: Lists, dense: list[Tensor]) -> None:
@@ -91,24 +78,3 @@ def _check_dtypes(lists: Lists, dense: list[Tensor]) -> None:
             source.dtype == torch.float32 and target.dtype in _SIXTEEN_BITS
         ):
             raise TypeError(f"out[{i}] has dtype {target.dtype}, params[{i}] has {source.dtype}")
-
-
-def _add_dense_out(
-    params: list[Tensor], out: list[Tensor], dense: list[Tensor], scale: float, seed: int,
-    streams: list[int], offsets: list[int], rounding: str,
-) -> None:  # fmt: skip
-    # By name, whatever backend was asked for: PyTorch's addition is what every backend would call.
-    _, kernel = backends.select("add_dense_", params[0].device.type, "reference")
-    *tensors, streams, offsets = without_empty(params, out, dense, streams, offsets)
-    kernel(*tensors, scale, to_unsigned(seed), streams, offsets, rounding)
-
-
-def _add_dense(params: list[Tensor], *arguments: object) -> None:
-    _add_dense_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-_ARGUMENTS = "Tensor[] dense, float scale, int seed, int[] streams, int[] offsets, str rounding"
-define(f"add_dense_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _add_dense, lambda *_: None)
-define(
-    f"add_dense_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _add_dense_out, lambda *_: None
-)

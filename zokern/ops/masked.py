@@ -8,28 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import backends
-from ..call.checks import as_list, check_choice, check_factors, check_fp32, check_seeds
-from ..call.codes import DISTRIBUTIONS, ROUNDINGS
-from ..call.dispatch import to_signed, to_unsigned
-from ..call.lists import Tensors, check_alike, check_lists, without_empty
-from ._library import define
+from ..call.checks import as_list, check_fp32, check_move
+from ..call.lists import Tensors, check_alike, check_lists
+from ._library import ListOp
+
+_MASKED = ListOp(
+    "perturb_masked_",
+    "Tensor[] masks, float[] thresholds, int[] seeds, float[] scales, float decay, int[] streams, "
+    "int[] offsets, str distribution, str rounding",
+)
 
 
 def perturb_masked_(
-    params: Tensors,
-    seeds: int | Sequence[int],
-    scales: float | Sequence[float],
-    *,
-    thresholds: float | Sequence[float] | None = None,
-    masks: Tensors | None = None,
-    decay: float = 1.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "gaussian",
-    rounding: str = "nearest",
-    out: Tensors | None = None,
-) -> None:
+    params: Tensors, seeds: int | Sequence[int], scales: float | Sequence[float], *,
+    thresholds: float | Sequence[float] | None = None, masks: Tensors | None = None, decay: float = 1.0,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian", rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Adds seeded noise to the small elements of each tensor, or to those that a mask chooses.
 
     .. math::
@@ -45,19 +40,15 @@ def perturb_masked_(
 
     Args:
         params: tensors as in `perturb_`.
-        seeds: as in `perturb_`.
-        scales: as in `perturb_`.
+        seeds, scales, decay, streams, offsets, distribution, rounding: as in `perturb_`.
         thresholds: one number from 0 on for each tensor, or one for all, rounded to fp32; infinity
             chooses every element. NaN elements are never chosen.
         masks: in place of thresholds, one boolean tensor of the same shape for each.
-        decay, streams, offsets, distribution, rounding: as in `perturb_`.
         out: where to write, frozen elements included; `params` then stay untouched.
 
     Raises:
-        TypeError: a tensor or seed is of the wrong kind; a mask that is not boolean.
-        ValueError: as `perturb_`; not exactly one of thresholds and masks; a negative threshold.
-        RuntimeError: grad mode is on and a written tensor requires grad.
-        Every check precedes the first write: after an error all tensors are as they were.
+        TypeError, ValueError, RuntimeError: as `perturb_`, and for a mask that is not boolean, a negative
+            threshold, or not exactly one of both; after an error all tensors are as they were.
 
     Cost: that of `perturb_`, and the reading of masks, one byte an element; allocates no tensor.
 
@@ -68,12 +59,7 @@ def perturb_masked_(
         >>> probe = torch.empty_like(base)
         >>> zokern.perturb_masked_([base], 7, 1e-3, thresholds=0.3, out=[probe])
     """
-    seed_list = check_seeds("seeds", as_list(seeds, int))
-    scale_list = check_factors("scales", scales, len(seed_list))
-    factor = check_fp32("decay", decay)
-    check_choice("distribution", distribution, DISTRIBUTIONS)
-    if check_choice("rounding", rounding, ROUNDINGS) == "stochastic" and not seed_list:
-        raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
+    seed_list, scale_list, factor = check_move(seeds, scales, decay, distribution, rounding)
     if (thresholds is None) == (masks is None):
         given = "neither" if masks is None else "both"
         raise ValueError(f"exactly one of thresholds and masks must be given, got {given}")
@@ -85,17 +71,11 @@ def perturb_masked_(
         check_alike("masks", mask_list, lists.params, ("shape", "device"), (torch.bool,))
     else:
         limits = _limits(thresholds, len(lists.params))
-    if lists.is_empty() or (not seed_list and factor == 1.0 and lists.in_place):
-        return
-    signed = [to_signed(s) for s in seed_list]
-    arguments = (
-        mask_list, limits, signed, scale_list, factor, lists.streams, lists.offsets, distribution, rounding
-    )  # fmt: skip
-    if lists.in_place:
-        torch.ops.zokern.perturb_masked_(lists.params, *arguments)
-    else:
-        torch.ops.zokern.perturb_masked_out(lists.params, lists.out, *arguments)
-    lists.written()
+    if seed_list or factor != 1.0 or not lists.in_place:
+        _MASKED(
+            lists, mask_list, limits, seed_list, scale_list, factor, lists.streams, lists.offsets,
+            distribution, rounding,
+        )  # fmt: skip
 
 
 def _limits(thresholds: float | Sequence[float] | None, count: int) -> list[float]:
@@ -106,27 +86,3 @@ def _limits(thresholds: float | Sequence[float] | None, count: int) -> list[floa
         if not float(value) >= 0.0:
             raise ValueError(f"thresholds[{i}] must be 0 or above, got {value}")
     return [v if v == math.inf else check_fp32(f"thresholds[{i}]", v) for i, v in enumerate(values)]
-
-
-def _masked_out(
-    params: list[Tensor], out: list[Tensor], masks: list[Tensor], thresholds: list[float],
-    seeds: list[int], scales: list[float], decay: float, streams: list[int], offsets: list[int],
-    distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    _, kernel = backends.select("perturb_masked_", params[0].device.type)
-    *tensors, streams, offsets = without_empty(params, out, masks, thresholds, streams, offsets)
-    kernel(*tensors, [to_unsigned(s) for s in seeds], scales, decay, streams, offsets, distribution, rounding)
-
-
-def _masked(params: list[Tensor], *arguments: object) -> None:
-    _masked_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-_ARGUMENTS = (
-    "Tensor[] masks, float[] thresholds, int[] seeds, float[] scales, float decay, int[] streams, "
-    "int[] offsets, str distribution, str rounding"
-)
-define(f"perturb_masked_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _masked, lambda *_: None)
-define(
-    f"perturb_masked_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()", _masked_out, lambda *_: None
-)

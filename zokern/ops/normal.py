@@ -15,16 +15,10 @@ from ._library import define
 
 
 def normal(
-    shape: int | Sequence[int],
-    seed: int,
-    *,
-    stream: int = 0,
-    lane: int = 0,
-    offset: int = 0,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
+    shape: int | Sequence[int], seed: int, *, stream: int = 0, lane: int = 0, offset: int = 0,
+    device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
     distribution: str = "gaussian",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The z that `perturb_` adds, as a tensor.
 
     Element i (row-major) is z(seed, stream, lane, offset + i) of the zk-v1 stream, computed in fp32

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .. import backends
 from ..call import prepared
-from ..call.checks import as_list, check_choice, check_factors, check_fp32, check_seeds
-from ..call.codes import DISTRIBUTIONS, ROUNDINGS
-from ..call.dispatch import to_signed, to_unsigned
-from ..call.lists import check_lists, tell_autograd, without_empty
-from ._library import define
+from ..call.checks import as_list, check_move
+from ..call.lists import Tensors, check_lists, tell_autograd
+from ._library import ListOp
+
+_PERTURB = ListOp(
+    "perturb_",
+    "int[] seeds, float[] scales, float decay, int[] streams, int[] offsets, str distribution, str rounding",
+)
 
 
 def perturb_(
-    params: Tensor | Iterable[Tensor],
-    seeds: int | Sequence[int],
-    scales: float | Sequence[float],
-    *,
-    decay: float = 1.0,
-    streams: Sequence[int] | None = None,
-    offsets: Sequence[int] | None = None,
-    distribution: str = "gaussian",
-    rounding: str = "nearest",
-    out: Tensor | Iterable[Tensor] | None = None,
-) -> None:
+    params: Tensors, seeds: int | Sequence[int], scales: float | Sequence[float], *, decay: float = 1.0,
+    streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+    distribution: str = "gaussian", rounding: str = "nearest", out: Tensors | None = None,
+) -> None:  # fmt: skip
     r"""Adds seeded noise to a list of tensors, in one pass over their memory.
 
     .. math:: \theta \leftarrow \mathrm{decay}\cdot\theta + \sum_k \mathrm{scales}_k\, z(\mathrm{seeds}_k)
@@ -75,12 +71,7 @@ def perturb_(
         >>> zokern.perturb_(weights, seeds=7, scales=1e-3)     # probe
         >>> zokern.perturb_(weights, seeds=7, scales=-1e-3)    # and back
     """
-    seed_list = check_seeds("seeds", as_list(seeds, int))
-    scale_list = check_factors("scales", scales, len(seed_list))
-    factor = check_fp32("decay", decay)
-    check_choice("distribution", distribution, DISTRIBUTIONS)
-    if check_choice("rounding", rounding, ROUNDINGS) == "stochastic" and not seed_list:
-        raise ValueError("rounding='stochastic' needs a seed to key its bits, got seeds=[]")
+    seed_list, scale_list, factor = check_move(seeds, scales, decay, distribution, rounding)
     sources, key = as_list(params, Tensor), None
     if out is None and not torch.compiler.is_compiling() and prepared.may_be_kept(sources):
         device = sources[0].device.type
@@ -92,37 +83,7 @@ def perturb_(
                 tell_autograd(sources)
             return
     lists = check_lists(sources, out, streams, offsets)
-    if lists.is_empty() or (not seed_list and factor == 1.0 and lists.in_place):
+    if not seed_list and factor == 1.0 and lists.in_place:
         return
-    signed = [to_signed(s) for s in seed_list]
-    arguments = (signed, scale_list, factor, lists.streams, lists.offsets, distribution, rounding)
-    if lists.in_place:
-        torch.ops.zokern.perturb_(lists.params, *arguments)
-    else:
-        torch.ops.zokern.perturb_out(lists.params, lists.out, *arguments)
-    lists.written()
+    _PERTURB(lists, seed_list, scale_list, factor, lists.streams, lists.offsets, distribution, rounding)
     prepared.keep(key, lists.params, lists.streams, lists.offsets)
-
-
-def _perturb_out(
-    params: list[Tensor], out: list[Tensor], seeds: list[int], scales: list[float], decay: float,
-    streams: list[int], offsets: list[int], distribution: str, rounding: str,
-) -> None:  # fmt: skip
-    _, kernel = backends.select("perturb_", params[0].device.type)
-    *tensors, streams, offsets = without_empty(params, out, streams, offsets)
-    kernel(*tensors, [to_unsigned(s) for s in seeds], scales, decay, streams, offsets, distribution, rounding)
-
-
-def _perturb(params: list[Tensor], *arguments: object) -> None:
-    _perturb_out(params, params, *arguments)  # type: ignore[arg-type]
-
-
-_ARGUMENTS = (
-    "int[] seeds, float[] scales, float decay, int[] streams, int[] offsets, str distribution, str rounding"
-)
-define(f"perturb_(Tensor(a!)[] params, {_ARGUMENTS}) -> ()", _perturb, lambda *_: None)
-define(
-    f"perturb_out(Tensor[] params, Tensor(a!)[] out, {_ARGUMENTS}) -> ()",
-    _perturb_out,
-    lambda *_: None,
-)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import backends
 from ..call import tt_prepared as prepared
-from ..call.checks import check_choice, check_fp32, check_no_grad, check_tensor
+from ..call.checks import check_choice, check_fp32, check_no_grad
 from ..call.codes import ACTIVATIONS
 from ..call.lists import tell_autograd
 from ..call.tt_layers import TTLayer, adapter_layers, check_cores, check_x, count_queries, linear_layers
@@ -54,15 +54,9 @@ def tt_halves(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
 
 
 def tt_linear(
-    x: Tensor,
-    cores: Sequence[Tensor],
-    split: int,
-    bias: Tensor | None = None,
-    *,
-    groups: int | str = "auto",
-    out: Tensor | None = None,
-    noise: TTNoise | None = None,
-) -> Tensor:
+    x: Tensor, cores: Sequence[Tensor], split: int, bias: Tensor | None = None, *,
+    groups: int | str = "auto", out: Tensor | None = None, noise: TTNoise | None = None,
+) -> Tensor:  # fmt: skip
     r"""A linear layer whose weight is a tensor train: :math:`y = x\,(A B) + bias`, W never formed.
 
     Args:
@@ -99,42 +93,25 @@ def tt_linear(
         >>> zokern.tt_linear(torch.randn(2, 1, 64), cores, split=2).shape
         torch.Size([2, 1, 16])
     """
-    fast = not torch.compiler.is_compiling() and type(cores) in _LISTS
-    if fast:
+    key: tuple | None = None
+    tensors: tuple[Tensor, ...] = ()
+    if not torch.compiler.is_compiling() and type(cores) in _LISTS:
         tensors = (*cores,) if bias is None else (*cores, bias)
         key = (*map(id, tensors), bias is None, split, groups)
         ready = prepared.CACHE.get(key)
         if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
             return y
     layers = linear_layers(cores, split, bias)
-    _check_call(x, layers, groups, out, noise)
-    if fast:
-        ready = _prepare("tt_linear", layers, tensors, "identity", 1.0, groups)
-        if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
-            prepared.keep(key, ready, tensors)
-            return y
-    arguments = (list(cores), bias, split, GROUPS_CODE[groups], *flat(noise))
-    if out is None:
-        return torch.ops.zokern.tt_linear(x, *arguments)
-    torch.ops.zokern.tt_linear_out(x, *arguments, out)
-    return _written(out)
+    arguments = (list(cores), bias, split)
+    return _run("tt_linear", x, layers, arguments, key, tensors, "identity", 1.0, groups, out, noise)
 
 
 def tt_adapter(
-    x: Tensor,
-    down: Sequence[Tensor],
-    up: Sequence[Tensor],
-    *,
-    down_split: int | None = None,
-    up_split: int | None = None,
-    down_bias: Tensor | None = None,
-    up_bias: Tensor | None = None,
-    activation: str = "relu",
-    scale: float = 1.0,
-    groups: int | str = "auto",
-    out: Tensor | None = None,
+    x: Tensor, down: Sequence[Tensor], up: Sequence[Tensor], *, down_split: int | None = None,
+    up_split: int | None = None, down_bias: Tensor | None = None, up_bias: Tensor | None = None,
+    activation: str = "relu", scale: float = 1.0, groups: int | str = "auto", out: Tensor | None = None,
     noise: TTNoise | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     r"""A bottleneck adapter of two tensor-train layers, with its residual, in one call.
 
     .. math:: y = x + \mathrm{scale} \cdot \mathrm{up}(\mathrm{act}(\mathrm{down}(x)))
@@ -169,8 +146,9 @@ def tt_adapter(
         >>> torch.equal(zokern.tt_adapter(x, down, up, down_split=2), x)
         True
     """
-    fast = not torch.compiler.is_compiling() and type(down) in _LISTS and type(up) in _LISTS
-    if fast:
+    key: tuple | None = None
+    tensors: tuple[Tensor, ...] = ()
+    if not torch.compiler.is_compiling() and type(down) in _LISTS and type(up) in _LISTS:
         biases = [b for b in (down_bias, up_bias) if b is not None]
         tensors = (*down, *up, *biases)
         key = (*map(id, tensors), len(down), down_bias is None, up_bias is None, down_split, up_split,
@@ -181,23 +159,9 @@ def tt_adapter(
     layers = adapter_layers(down, up, down_split, up_split, down_bias, up_bias)
     check_choice("activation", activation, ACTIVATIONS)
     factor = check_fp32("scale", scale)
-    _check_call(x, layers, groups, out, noise)
-    if fast:
-        ready = _prepare("tt_adapter", layers, tensors, activation, factor, groups)
-        if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
-            prepared.keep(key, ready, tensors)
-            return y
-    arguments = (
-        list(down), list(up), down_bias, up_bias, layers[0].plan.split, layers[1].plan.split,
-        activation, factor, GROUPS_CODE[groups], *flat(noise),
-    )  # fmt: skip
-    if out is None:
-        return torch.ops.zokern.tt_adapter(x, *arguments)
-    if out is x:
-        torch.ops.zokern.tt_adapter_(x, *arguments)
-    else:
-        torch.ops.zokern.tt_adapter_out(x, *arguments, out)
-    return _written(out)
+    splits = [layer.plan.split for layer in layers]
+    arguments = (list(down), list(up), down_bias, up_bias, *splits, activation, factor)
+    return _run("tt_adapter", x, layers, arguments, key, tensors, activation, factor, groups, out, noise)
 
 
 def tt_cost(cores: Sequence[Tensor], split: int, rows: int = 1, *, groups: int | str = "auto") -> TTPlan:
@@ -224,15 +188,29 @@ def tt_cost(cores: Sequence[Tensor], split: int, rows: int = 1, *, groups: int |
     return make_plan(plan.modes, plan.ranks, plan.split, rows, groups)
 
 
-def _prepare(
-    op: str, layers: tuple[TTLayer, ...], tensors: Sequence[Tensor], activation: str, scale: float,
-    groups: int | str,
-) -> prepared.PreparedLayers | None:  # fmt: skip
-    """The prepared call of checked layers, where the CPU kernel that serves them can keep them."""
-    if not prepared.may_be_prepared(tensors):
-        return None
-    _, kernel = backends.select(op, "cpu")
-    return prepared.prepare(kernel, layers, tensors, activation, scale, groups, backends.choice)
+def _run(
+    op: str, x: Tensor, layers: tuple[TTLayer, ...], arguments: tuple, key: tuple | None,
+    tensors: Sequence[Tensor], activation: str, scale: float, groups: int | str, out: Tensor | None,
+    noise: TTNoise | None,
+) -> Tensor:  # fmt: skip
+    """Checks and runs a call that was not prepared. Later ones are, where a CPU kernel can keep the layers."""
+    _check_call(x, layers, groups, out, noise)
+    if key is not None and prepared.may_be_prepared(tensors):
+        _, kernel = backends.select(op, "cpu")
+        ready = prepared.prepare(kernel, layers, tensors, activation, scale, groups, backends.choice)
+        if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
+            prepared.keep(key, ready, tensors)
+            return y
+    arguments = (*arguments, GROUPS_CODE[groups], *flat(noise))
+    if out is None:
+        return getattr(torch.ops.zokern, op)(x, *arguments)
+    if out is x and op == "tt_adapter":
+        torch.ops.zokern.tt_adapter_(x, *arguments)
+    else:
+        getattr(torch.ops.zokern, f"{op}_out")(x, *arguments, out)
+    if not torch.compiler.is_compiling():
+        tell_autograd([out])
+    return out
 
 
 def _check_call(
@@ -240,26 +218,17 @@ def _check_call(
     noise: TTNoise | None,
 ) -> None:  # fmt: skip
     """Everything about a call beyond its layers."""
-    check_tensor("x", x)
     check_x(x, layers[0].plan, layers[0].cores[0])
     for layer in layers:
         check_groups(groups, len(layer.cores), layer.plan.split)
     count_queries(x, layers[0].queries, sum(len(layer.tensors) for layer in layers), noise)
     if out is not None:
         check_out(out, x, layers[-1].plan.out_features)
-    if out is not None or noise is not None:
-        what = "out" if out is not None else "noise"
-        tensors = [x, *(t for layer in layers for t in layer.tensors)]
-        if out is not None:
-            check_no_grad("out", [out])
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            raise RuntimeError(
-                f"{what} is for forward passes only, but an input requires grad and grad mode is on; "
-                f"call under torch.no_grad()"
-            )
-
-
-def _written(out: Tensor) -> Tensor:
-    if not torch.compiler.is_compiling():
-        tell_autograd([out])
-    return out
+        check_no_grad("out", [out])
+    if (out is None and noise is None) or not torch.is_grad_enabled():
+        return
+    if x.requires_grad or any(t.requires_grad for layer in layers for t in layer.tensors):
+        raise RuntimeError(
+            f"{'noise' if out is None else 'out'} is for forward passes only, but an input requires grad and "
+            f"grad mode is on; call under torch.no_grad()"
+        )

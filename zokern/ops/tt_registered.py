@@ -6,11 +6,13 @@ whatever backend served forward.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .. import backends
 from ..call.dispatch import to_signed, to_unsigned
@@ -21,22 +23,17 @@ from ._library import LIBRARY, define
 
 GROUPS_CODE: dict[int | str, int] = {"auto": 0, 2: 2, 3: 3, 4: 4}
 _GROUPS_NAME: dict[int, int | str] = {code: name for name, code in GROUPS_CODE.items()}
+# Of groups, seeds, scales, offsets, stream, distribution. PyTorch takes an empty list argument for a list of
+# tensors, and wants an empty list as its gradient.
+_NO_GRADS: tuple = (None, [], [], [], None, None)
 
 
 def flat(noise: TTNoise | None) -> tuple:
     """The noise as a schema can carry it; no seeds: none."""
     if noise is None:
         return [], [], [], 0, "gaussian"
-    seeds = [to_signed(seed) for seed in noise.seeds]
+    seeds = [*map(to_signed, noise.seeds)]
     return seeds, list(noise.scales), list(noise.offsets), noise.stream, noise.distribution
-
-
-def make_noise(
-    seeds: list[int], scales: list[float], offsets: list[int], stream: int, distribution: str
-) -> TTNoise | None:
-    if not seeds:
-        return None
-    return TTNoise([to_unsigned(seed) for seed in seeds], scales, offsets, stream, distribution)
 
 
 def _kernel(op: str, layer: TTLayer) -> Callable[..., Any]:
@@ -57,21 +54,86 @@ def _reference(op: str, tensor: Tensor) -> Callable[..., Any]:
     return backends.select(op, tensor.device.type, "reference")[1]
 
 
-def _run(
-    op: str, x: Tensor, out: Tensor, layers: tuple[TTLayer, ...], groups: int, noise: TTNoise | None,
-    *between: object,
-) -> Tensor:  # fmt: skip
-    """Plans the layers, then lets the backend fill out from x as matrices of rows."""
-    tensors = sum(len(layer.tensors) for layer in layers)
-    queries = count_queries(x, layers[0].queries, tensors, noise)
-    if out.numel() == 0:
+def _linear_fake(x: Tensor, cores: list[Tensor], bias: object, split: int, *_: object) -> Tensor:
+    return x.new_empty((*x.shape[:-1], math.prod(core.shape[-2] for core in cores[split:])))
+
+
+def _matrix(x: Tensor, layer: TTLayer) -> Tensor:
+    """x in the cores' dtype as `[rows, n]`, or `[P, rows, n]` where the cores have queries."""
+    rows = x.reshape(-1, x.shape[-1]).to(layer.cores[0].dtype)
+    return rows if layer.queries is None else rows.unflatten(0, (layer.queries, -1))
+
+
+def _define_rows(
+    op: str, schema: str, make: Callable[..., tuple], fake: Callable[..., Tensor], in_place: bool
+) -> None:
+    """Registers a layer's op with its backward, `<op>_out`, and `<op>_` where y has the shape of x.
+
+    `make`: from the arguments of `schema` to the layers, and what a backend's entry takes after them."""
+
+    def run_out(x: Tensor, *arguments: Any) -> None:
+        """Plans the layers, then lets the backend fill out from x as matrices of rows."""
+        *own, groups, seeds, scales, offsets, stream, distribution, out = arguments
+        layers, others = make(*own)
+        noise = None
+        if seeds:
+            noise = TTNoise([*map(to_unsigned, seeds)], scales, offsets, stream, distribution)
+        tensors = sum(len(layer.tensors) for layer in layers)
+        queries = count_queries(x, layers[0].queries, tensors, noise)
+        if out.numel() == 0:
+            return
+        rows = x.numel() // x.shape[-1] // (queries or 1)
+        planned = [layer.planned(rows, _GROUPS_NAME[groups]) for layer in layers]
+        kernel = _kernel(op, layers[0])
+        through_rows(x, out, lambda a, b: kernel(a, b, *planned, *others, queries, noise))
+
+    def run(x: Tensor, *arguments: Any) -> Tensor:
+        out = fake(x, *arguments)
+        run_out(x, *arguments, out)
         return out
-    n = x.shape[-1]
-    rows = x.numel() // n // (queries or 1)
-    planned = [layer.planned(rows, _GROUPS_NAME[groups]) for layer in layers]
-    kernel = _kernel(op, layers[0])
-    through_rows(x, out, lambda a, b: kernel(a, b, *planned, *between, queries, noise))
-    return out
+
+    def setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *given, _, seeds, _, _, _, _ = inputs
+        if seeds:
+            raise RuntimeError("noise is for forward passes only; call under torch.no_grad()")
+        leaves, ctx.structure = tree_flatten(given)
+        ctx.save_for_backward(*(leaf if isinstance(leaf, Tensor) else None for leaf in leaves))
+        ctx.leaves = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        leaves = [kept if saved is None else saved for saved, kept in zip(ctx.saved_tensors, ctx.leaves)]
+        x, *own = tree_unflatten(leaves, ctx.structure)
+        layers, others = make(*own)
+        formula, first = _reference(f"{op}_backward", x), layers[0]
+        grad_x, *grads = formula(_matrix(x, first), *layers, *others, _matrix(grad, first))
+        no_tensors = [None] * (len(own) - len(grads))
+        return grad_x.reshape(x.shape).to(x.dtype), *grads, *no_tensors, *_NO_GRADS
+
+    schema += ", int groups, int[] seeds, float[] scales, int[] offsets, int stream, str distribution"
+    define(f"{op}(Tensor x, {schema}) -> Tensor", run, fake)
+    define(f"{op}_out(Tensor x, {schema}, Tensor(a!) out) -> ()", run_out)
+    if in_place:
+        define(f"{op}_(Tensor(a!) x, {schema}) -> ()", lambda x, *arguments: run_out(x, *arguments, x))
+    torch.library.register_autograd(f"zokern::{op}", backward, setup_context=setup, lib=LIBRARY)
+
+
+_define_rows(
+    "tt_linear",
+    "Tensor[] cores, Tensor? bias, int split",
+    lambda cores, bias, split: (linear_layers(cores, split, bias), ()),
+    _linear_fake,
+    in_place=False,
+)
+_define_rows(
+    "tt_adapter",
+    "Tensor[] down, Tensor[] up, Tensor? down_bias, Tensor? up_bias, int down_split, int up_split, "
+    "str activation, float scale",
+    lambda down, up, down_bias, up_bias, down_split, up_split, *others: (
+        adapter_layers(down, up, down_split, up_split, down_bias, up_bias), others,
+    ),
+    lambda x, *_: x.new_empty(x.shape),
+    in_place=True,
+)  # fmt: skip
 
 
 def _halves(cores: list[Tensor], split: int) -> tuple[Tensor, Tensor]:
@@ -83,87 +145,9 @@ def _halves(cores: list[Tensor], split: int) -> tuple[Tensor, Tensor]:
 
 def _halves_fake(cores: list[Tensor], split: int) -> tuple[Tensor, Tensor]:
     plan = check_cores("cores", cores, "split", split).plan
-    lead = cores[0].shape[:-3]
-    first = cores[0]
-    return (
-        first.new_empty((*lead, plan.in_features, plan.rank)),
-        first.new_empty((*lead, plan.rank, plan.out_features)),
-    )
-
-
-def _linear_out(
-    x: Tensor, cores: list[Tensor], bias: Tensor | None, split: int, groups: int, seeds: list[int],
-    scales: list[float], offsets: list[int], stream: int, distribution: str, out: Tensor,
-) -> None:  # fmt: skip
-    layers = linear_layers(cores, split, bias)
-    _run("tt_linear", x, out, layers, groups, make_noise(seeds, scales, offsets, stream, distribution))
-
-
-def _linear(x: Tensor, cores: list[Tensor], *arguments: Any) -> Tensor:
-    out = _linear_fake(x, cores, *arguments)
-    _linear_out(x, cores, *arguments, out=out)  # type: ignore[misc]
-    return out
-
-
-def _linear_fake(x: Tensor, cores: list[Tensor], bias: object, split: int, *_: object) -> Tensor:
-    n = 1
-    for core in cores[split:]:
-        n *= core.shape[-2]
-    return x.new_empty((*x.shape[:-1], n))
-
-
-def _adapter_out(
-    x: Tensor, down: list[Tensor], up: list[Tensor], down_bias: Tensor | None, up_bias: Tensor | None,
-    down_split: int, up_split: int, activation: str, scale: float, groups: int, seeds: list[int],
-    scales: list[float], offsets: list[int], stream: int, distribution: str, out: Tensor,
-) -> None:  # fmt: skip
-    layers = adapter_layers(down, up, down_split, up_split, down_bias, up_bias)
-    noise = make_noise(seeds, scales, offsets, stream, distribution)
-    _run("tt_adapter", x, out, layers, groups, noise, activation, scale)
-
-
-def _adapter(x: Tensor, *arguments: Any) -> Tensor:
-    out = _adapter_fake(x)
-    _adapter_out(x, *arguments, out=out)  # type: ignore[misc]
-    return out
-
-
-def _adapter_fake(x: Tensor, *_: object) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _adapter_(x: Tensor, *arguments: Any) -> None:
-    _adapter_out(x, *arguments, out=x)  # type: ignore[misc]
-
-
-_NOISE = "int[] seeds, float[] scales, int[] offsets, int stream, str distribution"
-_LINEAR = f"Tensor[] cores, Tensor? bias, int split, int groups, {_NOISE}"
-_ADAPTER = (
-    "Tensor[] down, Tensor[] up, Tensor? down_bias, Tensor? up_bias, int down_split, int up_split, "
-    f"str activation, float scale, int groups, {_NOISE}"
-)
-define("tt_halves(Tensor[] cores, int split) -> (Tensor, Tensor)", _halves, _halves_fake)
-define(f"tt_linear(Tensor x, {_LINEAR}) -> Tensor", _linear, _linear_fake)
-define(f"tt_linear_out(Tensor x, {_LINEAR}, Tensor(a!) out) -> ()", _linear_out, lambda *_: None)
-define(f"tt_adapter(Tensor x, {_ADAPTER}) -> Tensor", _adapter, _adapter_fake)
-define(f"tt_adapter_out(Tensor x, {_ADAPTER}, Tensor(a!) out) -> ()", _adapter_out, lambda *_: None)
-define(f"tt_adapter_(Tensor(a!) x, {_ADAPTER}) -> ()", _adapter_, lambda *_: None)
-
-
-# of groups, seeds, scales, offsets, stream, distribution. PyTorch takes an empty list argument for a list of
-# tensors, and wants an empty list as its gradient.
-_NO_GRADS: tuple = (None, [], [], [], None, None)
-
-
-def _matrix(x: Tensor, layer: TTLayer) -> Tensor:
-    """x in the cores' dtype as `[rows, n]`, or `[P, rows, n]` where the cores have queries."""
-    rows = x.reshape(-1, x.shape[-1]).to(layer.cores[0].dtype)
-    return rows if layer.queries is None else rows.unflatten(0, (layer.queries, -1))
-
-
-def _refuse_noise(seeds: list[int]) -> None:
-    if seeds:
-        raise RuntimeError("noise is for forward passes only; call under torch.no_grad()")
+    first, lead = cores[0], cores[0].shape[:-3]
+    left = first.new_empty((*lead, plan.in_features, plan.rank))
+    return left, first.new_empty((*lead, plan.rank, plan.out_features))
 
 
 def _halves_setup(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -176,46 +160,7 @@ def _halves_backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple:
     return _reference("tt_halves_backward", grad_a)(layer, grad_a, grad_b), None
 
 
-def _linear_setup(ctx: Any, inputs: tuple, output: Any) -> None:
-    x, cores, bias, ctx.split, _, seeds, *_ = inputs
-    _refuse_noise(seeds)
-    ctx.save_for_backward(x, bias, *cores)
-
-
-def _linear_backward(ctx: Any, grad: Tensor) -> tuple:
-    x, bias, *cores = ctx.saved_tensors
-    (layer,) = linear_layers(cores, ctx.split, bias)
-    backward = _reference("tt_linear_backward", x)
-    grad_x, grads, grad_bias = backward(_matrix(x, layer), layer, _matrix(grad, layer))
-    return grad_x.reshape(x.shape).to(x.dtype), grads, grad_bias, None, *_NO_GRADS
-
-
-def _adapter_setup(ctx: Any, inputs: tuple, output: Any) -> None:
-    x, down, up, down_bias, up_bias, *ctx.splits = inputs[:7]
-    ctx.activation, ctx.scale, seeds = inputs[7], inputs[8], inputs[10]
-    _refuse_noise(seeds)
-    ctx.count = len(down)
-    ctx.save_for_backward(x, down_bias, up_bias, *down, *up)
-
-
-def _adapter_backward(ctx: Any, grad: Tensor) -> tuple:
-    x, down_bias, up_bias, *cores = ctx.saved_tensors
-    down, up = cores[: ctx.count], cores[ctx.count :]
-    down_split, up_split = ctx.splits
-    first, second = adapter_layers(down, up, down_split, up_split, down_bias, up_bias)
-    backward = _reference("tt_adapter_backward", x)
-    grad_x, down_grads, grad_down_bias, up_grads, grad_up_bias = backward(
-        _matrix(x, first), first, second, ctx.activation, ctx.scale, _matrix(grad, first)
-    )
-    return (
-        grad_x.reshape(x.shape).to(x.dtype), down_grads, up_grads, grad_down_bias, grad_up_bias,
-        None, None, None, None, *_NO_GRADS,
-    )  # fmt: skip
-
-
-for _op, _backward, _setup in (
-    ("tt_halves", _halves_backward, _halves_setup),
-    ("tt_linear", _linear_backward, _linear_setup),
-    ("tt_adapter", _adapter_backward, _adapter_setup),
-):
-    torch.library.register_autograd(f"zokern::{_op}", _backward, setup_context=_setup, lib=LIBRARY)
+define("tt_halves(Tensor[] cores, int split) -> (Tensor, Tensor)", _halves, _halves_fake)
+torch.library.register_autograd(
+    "zokern::tt_halves", _halves_backward, setup_context=_halves_setup, lib=LIBRARY
+)

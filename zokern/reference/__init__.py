@@ -11,23 +11,20 @@ from .adamu import adamu_probe_, adamu_update_
 from .add_dense import add_dense_
 from .masked import perturb_masked_
 from .perturb import normal_, perturb_
-from .tt import adapter_backward, halves_backward, linear_backward, tt_adapter, tt_halves, tt_linear
+from .tt import (
+    tt_adapter,
+    tt_adapter_backward,
+    tt_halves,
+    tt_halves_backward,
+    tt_linear,
+    tt_linear_backward,
+)
 
-OPS = {
-    "perturb_": perturb_,
-    "normal_": normal_,
-    "perturb_masked_": perturb_masked_,
-    "adam_": adam_,
-    "adamu_probe_": adamu_probe_,
-    "adamu_update_": adamu_update_,
-    "tt_halves": tt_halves,
-    "tt_linear": tt_linear,
-    "tt_adapter": tt_adapter,
-    "add_dense_": add_dense_,
-    "tt_halves_backward": halves_backward,
-    "tt_linear_backward": linear_backward,
-    "tt_adapter_backward": adapter_backward,
-}
+_ENTRIES = (
+    adam_, adamu_probe_, adamu_update_, add_dense_, normal_, perturb_, perturb_masked_, tt_adapter,
+    tt_adapter_backward, tt_halves, tt_halves_backward, tt_linear, tt_linear_backward,
+)  # fmt: skip
+OPS = {entry.__name__: entry for entry in _ENTRIES}
 
 
 def unavailable_reason(device_type: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .perturb import STOCHASTIC, pieces, rounded
+from .perturb import STOCHASTIC, walk
 
 
 def add_dense_(
@@ -23,12 +23,10 @@ def add_dense_(
             out[i].copy_(params[i])
     if wide:
         torch._foreach_add_([out[i] for i in wide], [dense[i] for i in wide], alpha=scale)
-    for i, (source, target, added) in enumerate(zip(params, out, dense)):
-        if target.dtype not in STOCHASTIC:
-            continue
+    for i in (i for i, target in enumerate(out) if target.dtype in STOCHASTIC):
         if rounding == "nearest":
-            target.copy_(torch.add(source.float(), added, alpha=scale))
+            out[i].copy_(torch.add(params[i].float(), dense[i], alpha=scale))
             continue
-        for first, (s, t, d) in pieces(source, target, added):
-            value = torch.add(s.float(), d, alpha=scale).reshape(-1)
-            t.copy_(rounded(value, t.dtype, offsets[i] + first, seed, streams[i], rounding).view(t.shape))
+        for piece, (p, target, d) in walk([streams[i]], [offsets[i]], [params[i]], [out[i]], [dense[i]]):
+            value = torch.add(p.float(), d, alpha=scale).reshape(-1)
+            target.copy_(piece.rounded(value, target.dtype, seed, rounding).view(p.shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .perturb import moved, pieces
+from .perturb import moved, walk
 
 
 def perturb_masked_(
@@ -14,10 +14,10 @@ def perturb_masked_(
     distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.masked`."""
-    move = (seeds, scales, decay)
-    for i, (source, target, stream, offset) in enumerate(zip(params, out, streams, offsets)):
-        for first, (s, t, *mask) in pieces(source, target, *masks[i : i + 1]):
-            chosen = (
-                mask[0] if mask else s.abs().to(torch.promote_types(s.dtype, torch.float32)) <= thresholds[i]
-            )
-            t.copy_(torch.where(chosen, moved(s, offset + first, *move, stream, distribution, rounding), s))
+    for piece, (p, target, *mask) in walk(streams, offsets, params, out, masks):
+        if mask:
+            (chosen,) = mask
+        else:
+            wide = p.abs().to(torch.promote_types(p.dtype, torch.float32))
+            chosen = wide <= thresholds[piece.tensor]
+        target.copy_(torch.where(chosen, moved(piece, p, seeds, scales, decay, distribution, rounding), p))

@@ -19,15 +19,10 @@ LN = _fp32("0x1.62e43p+0")
 LOG = [
     _fp32(text)
     for text in (
-        "-0x1.000048p+0",
-        "0x1.ff6650p-3",
-        "-0x1.62fad6p-4",
-        "0x1.0a6c26p-6",
-        "-0x1.71c37cp-5",
-        "-0x1.edf9ccp-6",
-        "-0x1.31e07cp-6",
+        "-0x1.000048p+0", "0x1.ff6650p-3", "-0x1.62fad6p-4", "0x1.0a6c26p-6", "-0x1.71c37cp-5",
+        "-0x1.edf9ccp-6", "-0x1.31e07cp-6",
     )
-]
+]  # fmt: skip
 # fp32 roundings of the decimal constants of the stream's definition
 SIN = [torch.tensor(v).item() for v in (0.785394251, -0.0807140023, 0.00242710602)]
 COS = [torch.tensor(v).item() for v in (1.0, -0.308424264, 0.0158499163, -0.000318880688)]
@@ -58,28 +53,32 @@ def normal_pair(w: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
     return r * torch.where(swap, s, c), r * torch.where(swap, c, s)
 
 
+def _words(
+    size: int, first: int, count: int, seed: int, stream: int, lane: int, device: torch.device
+) -> Tensor:
+    """Words of the blocks, each of `size` elements, that hold elements `first .. first + count`."""
+    blocks = torch.arange(first // size, -(-(first + count) // size), device=device)
+    return block_words(blocks, seed, stream, lane)
+
+
 def gaussian(first: int, count: int, seed: int, stream: int, lane: int, device: torch.device) -> Tensor:
     """Normals of elements `first .. first + count` of a stream, fp32 `[count]`."""
-    start, stop = first >> 3, (first + count + 7) >> 3
-    words = block_words(torch.arange(start, stop, device=device), seed, stream, lane)
+    words = _words(8, first, count, seed, stream, lane, device)
     z = torch.stack(normal_pair(words, words[:, [1, 0, 3, 2]]), dim=2)  # [blocks, word, 2]
-    return z.flatten()[first - 8 * start :][:count]
+    return z.flatten()[first % 8 :][:count]
 
 
 def rademacher(first: int, count: int, seed: int, stream: int, lane: int, device: torch.device) -> Tensor:
     """Signs of elements `first .. first + count`: +1 where the element's bit is clear, fp32 `[count]`."""
-    start, stop = first >> 7, (first + count + 127) >> 7
-    words = block_words(torch.arange(start, stop, device=device), seed, stream, lane)
+    words = _words(128, first, count, seed, stream, lane, device)
     bits = (words.unsqueeze(2) >> torch.arange(32, device=device)) & 1  # [blocks, word, bit]
-    return (1.0 - 2.0 * bits.float()).flatten()[first - 128 * start :][:count]
+    return (1.0 - 2.0 * bits.float()).flatten()[first % 128 :][:count]
 
 
 def rounding_bits(first: int, count: int, seed: int, stream: int, device: torch.device) -> Tensor:
     """16 random bits an element from lane 2, int64 `[count]`."""
-    start, stop = first >> 3, (first + count + 7) >> 3
-    words = block_words(torch.arange(start, stop, device=device), seed, stream, lane=2)
-    halves = torch.stack([words & 0xFFFF, words >> 16], dim=2)
-    return halves.flatten()[first - 8 * start :][:count]
+    words = _words(8, first, count, seed, stream, 2, device)
+    return torch.stack([words & 0xFFFF, words >> 16], dim=2).flatten()[first % 8 :][:count]
 
 
 DISTRIBUTIONS = {"gaussian": gaussian, "rademacher": rademacher}

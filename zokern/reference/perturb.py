@@ -9,6 +9,7 @@ and each product scale * z (two fp32 numbers) is exact.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -55,16 +56,41 @@ def stochastic_fp16(x: Tensor, random16: Tensor) -> Tensor:
 STOCHASTIC = {torch.bfloat16: stochastic_bf16, torch.float16: stochastic_fp16}
 
 
-def rounded(value: Tensor, dtype: torch.dtype, first: int, seed: int, stream: int, rounding: str) -> Tensor:
-    """The flat `value`, whose first element has index `first`, in `dtype`."""
-    if rounding == "stochastic" and dtype in STOCHASTIC:
-        return STOCHASTIC[dtype](value, rounding_bits(first, value.numel(), seed, stream, value.device))
-    return value.to(dtype)
+@dataclass(frozen=True)
+class Piece:
+    """Elements `first .. first + count` of a stream: those of a piece of tensor number `tensor`."""
+
+    tensor: int
+    first: int
+    count: int
+    stream: int
+    device: torch.device
+
+    def z(self, seed: int, distribution: str = "gaussian", lane: int = 0) -> Tensor:
+        """The noise, fp32 `[count]`."""
+        return DISTRIBUTIONS[distribution](self.first, self.count, seed, self.stream, lane, self.device)
+
+    def rounded(self, value: Tensor, dtype: torch.dtype, seed: int, rounding: str) -> Tensor:
+        """The flat `value` in `dtype`."""
+        if rounding == "stochastic" and dtype in STOCHASTIC:
+            bits = rounding_bits(self.first, self.count, seed, self.stream, self.device)
+            return STOCHASTIC[dtype](value, bits)
+        return value.to(dtype)
+
+
+def walk(
+    streams: list[int], offsets: list[int], *lists: list[Tensor]
+) -> Iterator[tuple[Piece, tuple[Tensor, ...]]]:
+    """Every piece of the tensors, with the views of it in each of the lists. An absent list, [], has none."""
+    for i, (stream, offset, *tensors) in enumerate(zip(streams, offsets, *filter(None, lists))):
+        for first, views in pieces(*tensors):
+            yield Piece(i, offset + first, views[0].numel(), stream, views[0].device), views
 
 
 def decayed(p: Tensor, decay: float) -> Tensor:
-    """`decay * p` in the arithmetic's type: float64 for float64, fp32 for the rest."""
-    return (p if p.dtype == torch.float64 else p.float()) * decay
+    """The flat `decay * p` in the arithmetic's type: float64 for float64, fp32 for the rest."""
+    flat = p.reshape(-1)
+    return (flat if p.dtype == torch.float64 else flat.float()) * decay
 
 
 def plus(value: Tensor, scale: float, z: Tensor) -> Tensor:
@@ -73,16 +99,14 @@ def plus(value: Tensor, scale: float, z: Tensor) -> Tensor:
 
 
 def moved(
-    p: Tensor, first: int, seeds: list[int], scales: list[float], decay: float, stream: int,
-    distribution: str, rounding: str,
+    piece: Piece, p: Tensor, seeds: list[int], scales: list[float], decay: float, distribution: str,
+    rounding: str,
 ) -> Tensor:  # fmt: skip
-    """The new values of the piece `p`, in its shape and dtype."""
-    value = decayed(p.reshape(-1), decay)
+    """The new values of `p`, in its shape and dtype."""
+    value = decayed(p, decay)
     for seed, scale in zip(seeds, scales):
-        z = DISTRIBUTIONS[distribution](first, p.numel(), seed, stream, 0, p.device)
-        value = plus(value, scale, z)
-    key = seeds[0] if seeds else 0
-    return rounded(value, p.dtype, first, key, stream, rounding).view(p.shape)
+        value = plus(value, scale, piece.z(seed, distribution))
+    return piece.rounded(value, p.dtype, seeds[0] if seeds else 0, rounding).view(p.shape)
 
 
 def perturb_(
@@ -90,14 +114,11 @@ def perturb_(
     streams: list[int], offsets: list[int], distribution: str, rounding: str,
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
-    move = (seeds, scales, decay)
-    for source, target, stream, offset in zip(params, out, streams, offsets):
-        for first, (s, t) in pieces(source, target):
-            t.copy_(moved(s, offset + first, *move, stream, distribution, rounding))
+    for piece, (p, target) in walk(streams, offsets, params, out):
+        target.copy_(moved(piece, p, seeds, scales, decay, distribution, rounding))
 
 
 def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:
     """Fills `out` with the stream's values, rounded to its dtype."""
-    for first, (t,) in pieces(out):
-        z = DISTRIBUTIONS[distribution](offset + first, t.numel(), seed, stream, lane, t.device)
-        t.copy_(z.view(t.shape))
+    for piece, (target,) in walk([stream], [offset], [out]):
+        target.copy_(piece.z(seed, distribution, lane).view(target.shape))
