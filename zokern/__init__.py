@@ -1,21 +1,8 @@
 """zokern: kernels for zeroth-order optimization, training with forward passes only."""
 
-from . import backends, moved
+from . import backends, moved, ops
 from .backends import use_backend
-from .ops import (
-    TTNoise,
-    TTPlan,
-    adam_,
-    adamu_probe_,
-    adamu_update_,
-    normal,
-    perturb_,
-    perturb_masked_,
-    tt_adapter,
-    tt_cost,
-    tt_halves,
-    tt_linear,
-)
+from .ops import *  # noqa: F403  (every op has the name it has there)
 from .random import STREAM_VERSION, derive_seed
 from .version import __version__
 
@@ -25,22 +12,11 @@ moved.install()
 
 __all__ = [
     "STREAM_VERSION",
-    "TTNoise",
-    "TTPlan",
     "__version__",
-    "adam_",
-    "adamu_probe_",
-    "adamu_update_",
     "backends",
     "derive_seed",
     "nn",
-    "normal",
     "optim",
-    "perturb_",
-    "perturb_masked_",
-    "tt_adapter",
-    "tt_cost",
-    "tt_halves",
-    "tt_linear",
     "use_backend",
+    *ops.__all__,
 ]
