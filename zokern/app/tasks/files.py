@@ -58,7 +58,7 @@ def read_table(path: Path, name: str, encoding: str | None, kind: str | None = N
 
     Args:
         path: where it is.
-        name: what messages and reports call it.
+        name: what messages and reports call it; its end says how it is packed.
         encoding: of its text; None: utf-8, or by its byte-order mark.
         kind: of its format; None: by its name.
 
@@ -73,7 +73,7 @@ def read_table(path: Path, name: str, encoding: str | None, kind: str | None = N
         content = path.read_bytes()
     except OSError as error:
         raise explain_os_error(error, f"reading {path}") from None
-    packed = path.suffix.lower()
+    packed = Path(name).suffix.lower()
     if packed in _OPENERS:
         try:
             content = _OPENERS[packed](content)

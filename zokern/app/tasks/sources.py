@@ -3,7 +3,8 @@
 In a folder every data file belongs to a split, by a word in its name or else in its folders' names:
 train, training; validation, valid, dev, val; test, testing, eval, evaluation. Files as the hub names
 them, NAME-00000-of-00004, belong to the split NAME. Where no name says anything, all are for training.
-A README.md with `configs` of data files is followed as the hub follows it.
+A README.md in the hub's form, with `configs` or `dataset_info`, is followed as the hub follows it. Text files
+of the hub are read by the same readers as local ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from zokern.app.tasks.counts import named
 from zokern.app.tasks.errors import UserError, explain_os_error
 from zokern.app.tasks.files import KINDS, arrow_table, kind_of, read_table
-from zokern.app.tasks.tables import DataError, Table
+from zokern.app.tasks.tables import DataError, Table, clean_name
 
 __all__ = ["Source", "open_source"]
 
@@ -67,13 +68,11 @@ def open_source(name: str, path: str, config: str | None, encoding: str | None) 
         return _of_file(local, encoding)
     if local.is_dir():
         if (local / "dataset_dict.json").is_file() or (local / "state.json").is_file():
-            return _loaded(_datasets(name).load_from_disk, name, path, str(local))
+            return _of_loaded(_call(_datasets(name).load_from_disk, name, path, str(local)))
         return _of_folder(name, local, config, encoding)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) or kind_of(local) is not None:
         raise UserError(f"There is no file or folder {path}.")
-    source = _loaded(_datasets(name).load_dataset, name, path, path, config)
-    source.hub = True
-    return source
+    return _of_hub(name, path, config)
 
 
 # ---- local files
@@ -91,8 +90,8 @@ def _known() -> str:
 
 
 def _of_folder(name: str, folder: Path, config: str | None, encoding: str | None) -> Source:
-    if _has_configs(folder):
-        return _of_readme(name, folder, config, encoding)
+    if _has_card(folder):
+        return _of_card(name, folder, config, encoding)
     if config is not None:
         raise UserError(f"--task-config {config}: {folder} has no README.md with configurations.")
     try:
@@ -156,41 +155,123 @@ def _split_of(path: Path, parts: Sequence[str]) -> str | None:
     return None
 
 
-def _has_configs(folder: Path) -> bool:
+def _has_card(folder: Path) -> bool:
+    """Whether a README.md says which files are which split, or what their columns are."""
     try:
         head = (folder / "README.md").read_text(encoding="utf-8").split("\n---", 1)[0]
     except (OSError, UnicodeDecodeError):
         return False
-    return head.startswith("---") and re.search(r"^configs:", head, re.MULTILINE) is not None
+    return head.startswith("---") and bool(re.search(r"^(configs|dataset_info):", head, re.MULTILINE))
 
 
-def _of_readme(name: str, folder: Path, config: str | None, encoding: str | None) -> Source:
-    """A folder whose README.md says which files are which split."""
+def _of_card(name: str, folder: Path, config: str | None, encoding: str | None) -> Source:
+    """A folder with a README.md in the hub's form."""
     builder = _call(_datasets(name).load_dataset_builder, name, str(folder), str(folder), config)
     files = {str(split): [Path(path) for path in paths] for split, paths in builder.config.data_files.items()}
     root = folder.resolve()
+    for path in (path for paths in files.values() for path in paths):
+        if kind_of(path) is None:
+            raise UserError(f"{path} is no data file; {_known()}.")
 
-    def shown(path: Path) -> str:
-        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-    for paths in files.values():
-        for path in paths:
-            if kind_of(path) is None:
-                raise UserError(f"{path} is no data file; {_known()}.")
+    def read(path: Path) -> Table:
+        shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        chosen = encoding or getattr(builder.config, "encoding", None)
+        kind = None if kind_of(path) in ("tsv", "json") else _declared_kind(builder)
+        return _with_classes(read_table(path, shown, chosen, kind), builder.info.features)
 
     def reader(paths: Sequence[Path]) -> Callable[[], list[Table]]:
-        return lambda: [read_table(path, shown(path), encoding) for path in paths]
+        return lambda: [read(path) for path in paths]
 
     text = any(kind_of(path) != "parquet" for paths in files.values() for path in paths)
     return Source({split: reader(paths) for split, paths in files.items()}, text=text)
 
 
+def _declared_kind(builder: Any) -> str | None:
+    """The kind of a builder's files where their names do not say it.
+
+    Raises:
+        DataError: cells are separated by something else than commas and tabs.
+    """
+    separator = getattr(builder.config, "sep", None)
+    if separator not in (None, ",", "\t"):
+        raise DataError(f"its cells are separated by {separator!r}; csv has commas and tsv tabs")
+    return {None: None, ",": "csv", "\t": "tsv"}[separator]
+
+
+def _with_classes(table: Table, features: Any) -> Table:
+    """A table with the class names that a data set's card declares."""
+    for index, column in enumerate(table.names):
+        names = getattr((features or {}).get(clean_name(column)), "names", None)
+        if isinstance(names, (list, tuple)) and names:
+            table.classes[index] = tuple(names)
+    return table
+
+
 # ---- what `datasets` loads
 
 
-def _loaded(load: Callable[..., Any], name: str, path: str, *arguments: Any) -> Source:
-    data = _call(load, name, path, *arguments)
-    data = data if isinstance(data, Mapping) else {"train": data}
+def _of_hub(name: str, path: str, config: str | None) -> Source:
+    """A data set of the hub. Where it is text, its files are read again: `datasets` reads NA as a missing
+    value, 007 as 7, a date as a time, and fails at a lone quote in a tsv file."""
+    datasets = _datasets(name)
+    source, failure = Source({}), None
+    try:
+        data = _call(datasets.load_dataset, name, path, path, config)
+        source = _of_loaded(data)
+        kinds = {getattr(getattr(r, "info", None), "builder_name", None) for r in _mapping(data).values()}
+    except DataError as error:
+        failure, kinds = error, {"csv", "json"}
+    if kinds <= {"csv", "json"}:
+        builder = _call(datasets.load_dataset_builder, name, path, path, config)
+        files = {str(split): list(urls) for split, urls in (builder.config.data_files or {}).items()}
+        text = type(builder.config).__name__ in ("CsvConfig", "JsonConfig")
+        if (
+            text
+            and getattr(builder.config, "field", None) is None
+            and (failure or {*files} == {*source.splits})
+        ):
+            fetch = datasets.DownloadManager().download
+            source.splits = {
+                split: _rereader(builder, fetch, urls, source.splits.get(split))
+                for split, urls in files.items()
+            }
+            failure = None
+    if failure is not None:
+        raise failure
+    source.hub = True
+    return source
+
+
+def _rereader(
+    builder: Any, fetch: Callable[..., Any], urls: Sequence[str], loaded: Callable[[], list[Table]] | None
+) -> Callable[[], list[Table]]:
+    """Reads the text files of a split from the hub; where one is not in order, what was loaded of them."""
+    encoding = getattr(builder.config, "encoding", None)
+
+    def read() -> list[Table]:
+        paths = [Path(path) for path in fetch(list(urls))]
+        names = [url.rsplit("/", 1)[-1] for url in urls]
+        try:
+            kind = "json" if type(builder.config).__name__ == "JsonConfig" else _declared_kind(builder)
+            tables = [read_table(path, name, encoding, kind) for path, name in zip(paths, names)]
+        except DataError as error:
+            if loaded is None:
+                raise
+            tables = loaded()
+            tables[0].how += f", as `datasets` reads them, NA and null as missing values, for: {error}"
+            return tables
+        return [_with_classes(table, builder.info.features) for table in tables]
+
+    return read
+
+
+def _mapping(data: Any) -> Mapping[str, Any]:
+    return data if isinstance(data, Mapping) else {"train": data}
+
+
+def _of_loaded(data: Any) -> Source:
+    """A `datasets.DatasetDict`, or a `datasets.Dataset` as its train split."""
+    data = _mapping(data)
 
     def reader(split: str) -> Callable[[], list[Table]]:
         return lambda: [_table_of(data[split], str(split))]
@@ -212,6 +293,7 @@ def _datasets(name: str) -> Any:
         raise UserError(f"Task {name} needs the `datasets` package: pip install 'zokern[train]'.") from None
     datasets.disable_progress_bars()
     hub_logging.set_verbosity_error()  # or it narrates its retries
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is said once, by `_call`
     return datasets
 
 

@@ -62,19 +62,16 @@ def clean_name(name: str) -> str:
 
 
 def find_column(table: Table, wanted: str) -> int | None:
-    """The index of a column; None: there is none. Its name as it stands goes before its clean name.
+    """The index of a column, by its clean name; None: there is none.
 
     Raises:
         DataError: there are several of that name.
     """
-    for form in (lambda name: name, clean_name):
-        found = [index for index, name in enumerate(table.names) if form(name) == form(wanted)]
-        if len(found) > 1:
-            which = ", ".join(str(index + 1) for index in found)
-            raise DataError(f"{table.name} has {len(found)} columns {wanted!r} (columns {which}).")
-        if found:
-            return found[0]
-    return None
+    found = [index for index, name in enumerate(table.names) if clean_name(name) == clean_name(wanted)]
+    if len(found) > 1:
+        which = ", ".join(str(index + 1) for index in found)
+        raise DataError(f"{table.name} has {len(found)} columns {wanted!r} (columns {which}).")
+    return found[0] if found else None
 
 
 def as_text(value: Any) -> str:
