@@ -13,6 +13,7 @@ from zokern.app.tasks.base import Example, TextTask, by_fixed_hash
 from zokern.app.tasks.counts import DataReport, SplitReport
 from zokern.app.tasks.errors import UserError
 from zokern.app.tasks.labels import Classes, number_classes
+from zokern.app.tasks.loading import Source
 from zokern.app.tasks.rows import (
     Row,
     class_names,
@@ -22,7 +23,7 @@ from zokern.app.tasks.rows import (
     read_rows,
     text_columns,
 )
-from zokern.app.tasks.sources import Source, open_source
+from zokern.app.tasks.sources import open_source
 from zokern.app.tasks.tables import DataError
 from zokern.app.tasks.template import place_of
 
@@ -209,7 +210,7 @@ def _test_rows(
 
 
 def _in_fixed_order(rows: Sequence[Row]) -> list[Row]:
-    return [rows[index] for index in by_fixed_hash([row.key for row in rows])]
+    return [rows[index] for index in by_fixed_hash(["\t".join(row.texts) for row in rows])]
 
 
 def _note(train: Sequence[Row], test: Sequence[Row], classes: Classes, data: DataReport) -> None:
@@ -223,10 +224,10 @@ def _note(train: Sequence[Row], test: Sequence[Row], classes: Classes, data: Dat
 
 def _note_overlap(train: Sequence[Row], test: Sequence[Row], classes: Classes, report: SplitReport) -> None:
     """Notes test rows that are trained on, and those of classes that are not."""
-    texts = {row.key for row in train}
+    texts = {row.texts for row in train}
     known = {classes.name(row.label) for row in train}
     for row in test:
-        if row.key in texts:
+        if row.texts in texts:
             report.add("noted", "texts that a training row has too", row.place)
         if classes.name(row.label) not in known:
             report.add("noted", f"class {classes.name(row.label)!r}, which no training row has", row.place)

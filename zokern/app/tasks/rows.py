@@ -31,8 +31,8 @@ class Row(NamedTuple):
     place: Place
 
     @property
-    def key(self) -> str:
-        return "\t".join(self.fields.values())
+    def texts(self) -> tuple[str, ...]:
+        return tuple(self.fields.values())
 
 
 def text_columns(
@@ -199,11 +199,11 @@ def drop_unlabelled(rows: Sequence[Row], train: Sequence[Row], hub: bool, report
 
 def note_repeats(rows: Sequence[Row], report: SplitReport) -> None:
     """Notes rows whose texts an earlier row of the split has."""
-    labels: dict[str, str] = {}
+    labels: dict[tuple[str, ...], str] = {}
     for row in rows:
-        if row.key not in labels:
-            labels[row.key] = row.label
-        elif labels[row.key] == row.label:
+        if row.texts not in labels:
+            labels[row.texts] = row.label
+        elif labels[row.texts] == row.label:
             report.add("noted", "texts of an earlier row", row.place)
         else:
             report.add("noted", "texts of an earlier row that has another label", row.place)
