@@ -171,6 +171,7 @@ def test_a_file_that_is_not_there_is_no_hub_id(cli, tmp_path):
     refuses(cli("train", "--task", "./data.csv"), "no file or folder ./data.csv")
     refuses(cli("train", "--task", "some/data.csv"), "no file or folder some/data.csv")
     refuses(cli("train", "--task", "/no/such/folder"), "no file or folder /no/such/folder")
+    refuses(cli("train", "--task", "~nobody-of-that-name/x"), "no file or folder ~nobody-of-that-name/x")
 
 
 def test_many_ragged_rows_are_a_short_list_with_a_total(tmp_path):

@@ -67,11 +67,14 @@ def test_classes_of_labels_written_as_text(tmp_path, kind, labels, names):
         ([0.5, 1.0], ("0.5", "1")),
         ([True, False], ("False", "True")),
         ([1 << 60, -(1 << 60)], (str(-(1 << 60)), str(1 << 60))),
+        ([10**60, 10**60 + 1], (str(10**60), str(10**60 + 1))),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
 def test_classes_of_numbers_and_truth_values(tmp_path, kind, labels, names):
+    if kind == "parquet" and max(labels) > 1 << 63:
+        labels, names = [10**18, 10**18 + 1], (str(10**18), str(10**18 + 1))  # parquet has no longer ones
     rows = rows_of(labels * 3)
     task = load_task(str(WRITERS[kind](tmp_path / f"data.{kind}", rows)))
     written = {value: str(int(value)) if value == int(value) else str(value) for value in labels}

@@ -27,7 +27,7 @@ def sums(report):
 def folder(tmp_path):
     """40 rows to train on, of which 3 have no label and 2 repeat others; 12 to test, of which 1 has none and 2
     are trained on."""
-    home = tmp_path / "data [bold]"
+    home = tmp_path / "data [bold] [/x] $a_{$"  # neither markup nor mathematics
     home.mkdir()
     train = labelled([f"text {i}" for i in range(40)])
     train[5], train[17], train[39] = ("x", ""), ("y", " "), ("", "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from zokern.app.tasks.base import ArrayTask, Example, Task, TextTask
 from zokern.app.tasks.digits import digits
@@ -17,6 +16,7 @@ from zokern.app.tasks.fetch import Progress, cache_dir
 from zokern.app.tasks.hub import HUB_TASKS, HubTask, hub_task
 from zokern.app.tasks.metrics import Evaluation, evaluate_logits
 from zokern.app.tasks.packaged import movie_reviews, reuters
+from zokern.app.tasks.sources import local_path
 
 __all__ = [
     "HUB_TASKS",
@@ -79,11 +79,11 @@ def load_task(
             if value:
                 raise UserError(f"--{option} is for hub and local data; task {name} has its own.")
         task = TASKS[name](progress)
-    elif name in HUB_TASKS or Path(name).expanduser().exists() or "/" in name:
+    elif name in HUB_TASKS or local_path(name).exists() or "/" in name:
         spec = HUB_TASKS.get(name) or HubTask(name, words=())
         spec = replace(spec, label=label_column or spec.label, config=config or spec.config)
         spec = replace(spec, prompt=spec.prompt if prompt is None else prompt)
-        if notify is not None and not Path(spec.path).expanduser().exists():
+        if notify is not None and not local_path(spec.path).exists():
             notify(f"Looking for data set {spec.path} on the hub")
         task = hub_task(name, spec, columns=text_columns, encoding=encoding)
     else:

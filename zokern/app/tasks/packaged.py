@@ -62,7 +62,8 @@ _TEST_POOL = 2_000
 
 
 def movie_reviews(classes: int = 2, progress: Progress | None = None) -> TextTask:
-    """10,568 graded movie-review sentences (Pang & Lee's, rated by Hutto & Gilbert 2014).
+    """10,605 graded movie-review sentences (Pang & Lee's, rated by Hutto & Gilbert 2014), less those that are
+    repeated (2) or, with 2 classes, rated neutral (37).
 
     Args:
         classes: 2 (rating above or below 0) or 5 (cut at -2, -0.5, 0.5, 2).

@@ -18,7 +18,7 @@ from zokern.app.tasks.files import KINDS, kind_of, read_table
 from zokern.app.tasks.loading import Source, call, declared_kind, of_hub, of_loaded, the_library, with_classes
 from zokern.app.tasks.tables import Table
 
-__all__ = ["open_source"]
+__all__ = ["local_path", "open_source"]
 
 _WORDS = {
     "train": ("train", "training"),
@@ -26,6 +26,14 @@ _WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SHARD = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}")
+
+
+def local_path(path: str) -> Path:
+    """A path as given, "~" filled in where that is somebody's home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def open_source(name: str, path: str, config: str | None, encoding: str | None) -> Source:
@@ -40,7 +48,7 @@ def open_source(name: str, path: str, config: str | None, encoding: str | None) 
     Raises:
         UserError: there is nothing of that name, or it cannot be reached.
     """
-    local = Path(path).expanduser()
+    local = local_path(path)
     if local.is_file():
         if config is not None:
             raise UserError(

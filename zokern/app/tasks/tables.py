@@ -102,6 +102,8 @@ def as_label(value: Any, classes: Sequence[str] | None = None) -> str | None:
         return None
     if classes is not None:
         return _of_classes(value, classes)
+    if isinstance(value, Written) and value.removeprefix("-").isdecimal():  # json has no leading zeros
+        return "0" if value == "-0" else str(value)
     if isinstance(value, (Written, float, Decimal)):
         number = float(value)
         if math.isnan(number):
