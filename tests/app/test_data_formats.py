@@ -131,7 +131,7 @@ def test_bytes_that_are_no_text_are_named(cli, tmp_path):
         ("a.csv", 'text,label\na,0\n"x\ny"c,1\n', ["a.csv line 4, in the row from line 3"]),
         ("a.csv", "text,label\na\0b,1\nc,0\n", ["a.csv line 2", "NUL"]),
         ("a.csv", "text;label\na;1\nb;0\n", ["a.csv line 1", "'text;label'", "';'"]),
-        ("a.csv", "text,label\n", ["a.csv has a header and no rows"]),
+        ("a.csv", "text,label\n", ["a.csv has no rows"]),
         ("a.csv", "", ["a.csv is empty"]),
         ("a.csv", "\n \n", ["a.csv is empty"]),
         ("a.csv", ",,\na,1,2\n", ["a.csv line 1", "no names"]),
@@ -142,6 +142,9 @@ def test_bytes_that_are_no_text_are_named(cli, tmp_path):
         ("a.jsonl", '{"text": "a", "label": 1}\n\n3\n', ["a.jsonl line 3", "the number 3"]),
         ("a.jsonl", '{"text": "a", "label": 1, "text": "b"}\n', ["a.jsonl line 1", "'text' stands twice"]),
         ("a.json", '[{"text": "a", "label": 1}, ["b"]]', ["a.json row 2", "an array"]),
+        ("a.json", "[]", ["a.json has no rows"]),
+        ("a.json", '{"text": [], "label": []}', ["a.json has no rows"]),
+        ("a.csv", "label\na\nb\n", ["no text column beside 'label'"]),
         ("a.json", '{"text": ["a", "b"], "label": [1]}', ["a.json", "differ in length", "'label' 1"]),
         ("a.json", '[{"text": "a",\n "label": 1}, oops]', ["a.json line 2 is not json"]),
         (

@@ -11,6 +11,7 @@ import torch
 
 from zokern.app.tasks import UserError, evaluate_logits, load_task
 from zokern.app.tasks.hub import HubTask, hub_task
+from zokern.app.tasks.tables import as_label
 
 from .data_files import WRITERS, found, written_csv
 from .test_cli import refuses
@@ -195,6 +196,15 @@ def test_classes_that_the_format_names_keep_their_order(tmp_path):
     assert "dropped 1: label -1, which stands for none (train row 3)" in said
     assert "dropped 1: no label in 'label' (test row 4)" in said
     assert "class 'm', which no training row has (test row 3)" in said
+
+
+@pytest.mark.parametrize("value", ["1", "1.0", " 1 ", "yes"])
+def test_a_class_may_be_written_as_number_or_name(value):
+    assert as_label(value, ["no", "yes"]) == "yes"
+    assert as_label(True, ["no", "yes"]) == "yes"
+    for wrong in ("maybe", "2", "0.5", "inf"):
+        with pytest.raises(ValueError):
+            as_label(wrong, ["no", "yes"])
 
 
 def test_negative_ids_of_saved_integers_are_classes(tmp_path):

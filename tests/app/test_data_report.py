@@ -28,7 +28,7 @@ def folder(tmp_path):
     """40 rows to train on, of which 3 have no label and 2 repeat others; 12 to test, of which 1 has none and 2
     are trained on."""
     home = tmp_path / "data [bold] [/x] $a_{$"  # neither markup nor mathematics
-    home.mkdir()
+    home.mkdir(parents=True)
     train = labelled([f"text {i}" for i in range(40)])
     train[5], train[17], train[39] = ("x", ""), ("y", " "), ("", "")
     train[20], train[21] = train[0], (train[1][0], "a")
@@ -210,6 +210,17 @@ def test_rows_of_the_packaged_tasks_are_counted(tmp_path):
 def test_digits_need_no_report(tmp_path, quiet):
     run_training(TrainOptions(task="digits", steps=1, out=str(tmp_path / "out")), display=quiet)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["data"] is None
+
+
+def test_names_that_cannot_be_printed_are_shown_in_one_line(tmp_path):
+    rows = [{"te\ud83dxt": "t", "a\nb": f"u{i}", "label": ["x\ny", "z\udc00"][i % 2]} for i in range(4)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = load_task(str(tmp_path / "data.jsonl"), prompt="{a\nb}")
+    said = task.data.lines()
+    assert all(line.isprintable() and line.encode() for line in said)
+    assert task.labels == ("x\ny", "z\ufffd")
+    assert "text of te\ufffdxt, 'a\\nb'" in said and any("'x\\ny' (" in line for line in said)
+    assert any("half a surrogate pair in 'label', now U+FFFD (data.jsonl line 2" in line for line in said)
 
 
 def test_texts_that_are_not_ascii_have_one_checksum(tmp_path):

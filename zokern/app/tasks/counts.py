@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from zokern.app.tasks.base import Example
 
-__all__ = ["DataReport", "Finding", "Place", "SplitReport", "named"]
+__all__ = ["DataReport", "Finding", "Place", "SplitReport", "named", "printable"]
 
 # So many places of one kind are shown, and so many are written down; the total is said with both.
 SHOWN, WRITTEN = 5, 100
@@ -40,6 +40,11 @@ def named(places: Sequence[object], total: int, shown: int = SHOWN) -> str:
     """ "a.csv line 3, a.csv line 9 and 12 more": a long list is cut with its total."""
     texts = ", ".join(str(place) for place in places[:shown])
     return texts if total <= shown else f"{texts} and {total - shown:,} more"
+
+
+def printable(name: str) -> str:
+    """A name of the data's as it is shown: quoted where it would not stay in its line."""
+    return name if name.isprintable() and name == name.strip() else repr(name)
 
 
 @dataclass
@@ -156,10 +161,13 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """What is shown before training."""
-        each = [f"{c['name']} ({c['train']:,} to train on, {c['test']:,} to test)" for c in self.classes]
+        each = [
+            f"{printable(c['name'])} ({c['train']:,} to train on, {c['test']:,} to test)"
+            for c in self.classes
+        ]
         lines = [*self.train.lines(), *self.test.lines(), *self.notes]
         if self.columns:
-            lines.append(f"text of {', '.join(self.columns)}")
+            lines.append(f"text of {', '.join(map(printable, self.columns))}")
         return [*lines, f"{len(each)} classes: {named(each, len(each), 10)}"]
 
     def as_dict(self) -> dict[str, Any]:

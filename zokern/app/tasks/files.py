@@ -146,7 +146,7 @@ def arrow_table(data: Any, name: str, how: str, features: Any = None) -> Table:
     for index, column in enumerate(data.column_names):
         names = getattr(features.get(column), "names", None)
         if isinstance(names, (list, tuple)) and names:
-            classes[index] = tuple(names)
+            classes[index] = tuple(map(str, names))
 
     def cells(index: int) -> Sequence[Any]:
         try:

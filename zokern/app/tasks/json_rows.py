@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from zokern.app.tasks.counts import Finding, Place
 from zokern.app.tasks.delimited import count_lines
-from zokern.app.tasks.tables import DataError, Table, Written
+from zokern.app.tasks.tables import DataError, Table, Written, whole_text
 
 __all__ = ["read_json"]
 
@@ -94,15 +94,17 @@ def _of_columns(columns: dict[str, list[Any]], name: str, how: str) -> Table:
 
 
 def _table(name: str, rows: Sequence[dict[str, Any]], places: Sequence[int], unit: str, how: str) -> Table:
-    names = list(dict.fromkeys(key for row in rows for key in row))
+    if not rows:
+        raise DataError(f"{name} has no rows.")
+    keys = list(dict.fromkeys(key for row in rows for key in row))
 
     def cells(index: int) -> list[Any]:
-        return [row.get(names[index]) for row in rows]
+        return [row.get(keys[index]) for row in rows]
 
     def textual(index: int) -> bool:
         return any(isinstance(cell, str) and not isinstance(cell, Written) for cell in cells(index))
 
-    return Table(name, names, cells, places, unit, textual, how)
+    return Table(name, [whole_text(key) for key in keys], cells, places, unit, textual, how)
 
 
 def _parse(text: str, name: str, line: int) -> Any:

@@ -177,5 +177,5 @@ def with_classes(table: Table, features: Any) -> Table:
     for index, column in enumerate(table.names):
         names = getattr((features or {}).get(clean_name(column)), "names", None)
         if isinstance(names, (list, tuple)) and names:
-            table.classes[index] = tuple(names)
+            table.classes[index] = tuple(map(str, names))
     return table

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from zokern.app.tasks.counts import Place, SplitReport, named
+from zokern.app.tasks.counts import Place, SplitReport, named, printable
 from zokern.app.tasks.errors import UserError
-from zokern.app.tasks.tables import DataError, Table, as_label, as_text, clean_name, find_column
+from zokern.app.tasks.tables import DataError, Table, as_label, as_text, clean_name, find_column, whole_text
 from zokern.app.tasks.template import place_of
 
 __all__ = [
@@ -51,7 +51,7 @@ def text_columns(
         UserError: a column is not there, or there is no text.
     """
     names = [n for n in dict.fromkeys(clean_name(n) for table in tables for n in table.names) if n]
-    listed = named([repr(n) if n != n.strip() or "," in n else n for n in names], len(names), 50)
+    listed = named([repr(n) if "," in n else printable(n) for n in names], len(names), 50)
     for table in tables:
         if find_column(table, label) is None:
             where = f" in {table.name}" if len(tables) > 1 else ""
@@ -69,7 +69,7 @@ def text_columns(
     others = [name for name in names if name != clean_name(label)]
     chosen = [name for name in others if place_of(name) in prompt or _textual(tables, name)] or others
     if not chosen:
-        raise UserError(f"Data set {path} has no text column ; its columns are {listed}.")
+        raise UserError(f"Data set {path} has no text column beside {label!r}; its columns are {listed}.")
     return chosen
 
 
@@ -125,7 +125,7 @@ def read_rows(tables: Sequence[Table], columns: Sequence[str], label: str, repor
                 fields = {column: text[index] for column, text in zip(columns, texts)}
                 rows.append(Row(fields, found, table.place(index)))
     if not report.read:
-        raise DataError(f"{', '.join(table.name for table in tables)} has a header and no rows.")
+        raise DataError(f"{', '.join(table.name for table in tables)} has no rows.")
     return rows
 
 
@@ -142,8 +142,8 @@ def _texts(table: Table, column: str, report: SplitReport) -> list[str]:
             raise DataError(
                 f"{table.place(row)}, column {column!r}: {error} where a text should be."
             ) from None
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            text = "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
+        if (whole := whole_text(text)) != text:
+            text = whole
             report.add("changed", f"half a surrogate pair in {column!r}, now U+FFFD", table.place(row))
         if value is None:
             report.add("changed", f"nothing in {column!r}, read as an empty text", table.place(row))
@@ -174,6 +174,9 @@ def _labels(table: Table, column: str, report: SplitReport) -> list[str | None]:
             report.add("dropped", reason, table.place(row))
         elif isinstance(value, str) and value != value.strip():
             report.add("changed", "label without the blanks around it", table.place(row))
+        if label is not None and (whole := whole_text(label)) != label:
+            label = whole
+            report.add("changed", f"half a surrogate pair in {column!r}, now U+FFFD", table.place(row))
         labels.append(label)
     return labels
 

@@ -15,7 +15,7 @@ from typing import Any
 from zokern.app.tasks.counts import Finding, Place
 from zokern.app.tasks.errors import UserError
 
-__all__ = ["DataError", "Table", "Written", "as_label", "as_text", "clean_name", "find_column"]
+__all__ = ["DataError", "Table", "Written", "as_label", "as_text", "clean_name", "find_column", "whole_text"]
 
 
 class DataError(UserError):
@@ -59,6 +59,13 @@ class Table:
 def clean_name(name: str) -> str:
     """A column's name without the blanks and the byte-order mark around it."""
     return name.strip().strip("\ufeff").strip()
+
+
+def whole_text(text: str) -> str:
+    """A text with U+FFFD for each half of a surrogate pair, which no file and no tokenizer takes."""
+    if text.isascii():
+        return text
+    return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in text)
 
 
 def find_column(table: Table, wanted: str) -> int | None:
@@ -120,13 +127,17 @@ def as_label(value: Any, classes: Sequence[str] | None = None) -> str | None:
 
 
 def _of_classes(value: Any, classes: Sequence[str]) -> str | None:
-    text = value.strip() if isinstance(value, str) else str(value)
+    text = value.strip() if isinstance(value, str) else str(int(value) if isinstance(value, bool) else value)
     if not text or text in classes:
         return text or None
     try:
-        number = int(text)
+        number = int(text) if text.removeprefix("-").isdecimal() else float(text)
     except ValueError:
-        raise ValueError(f"none of the classes {', '.join(classes[:10])}") from None
+        number = math.inf
+    if math.isnan(number):
+        return None
+    if number != number // 1:  # of infinity the quotient is no number
+        raise ValueError(f"none of the classes {', '.join(classes[:10])}")
     if number >= len(classes):
         raise ValueError(f"beyond the {len(classes)} classes")
-    return None if number < 0 else classes[number]
+    return None if number < 0 else classes[int(number)]
