@@ -36,6 +36,15 @@ def test_icl_shows_balanced_examples_before_every_prompt(model_folder, quiet):
     assert text.count("said : ") == 5
 
 
+def test_icl_shows_what_there_is_when_a_class_is_of_test_rows_only(model_folder, quiet):
+    words = (*WORDS, "film")
+    task = tiny_task(prompt="said : {text}", labels=("negative", "positive", "odd"), label_words=words)
+    model = load_classifier(str(model_folder("llama")), task)
+    assert BASELINES["icl"](model, task, setting(quiet)).logits.shape == (24, 3)
+    shown = [line for line in model.text(task.test[0], None).splitlines() if line.startswith("It was ")]
+    assert sorted(shown) == [f"It was {word}" for word in (WORDS[1], WORDS[1], WORDS[0], WORDS[0])]
+
+
 def test_icl_says_when_the_model_cannot_read_that_much(model_folder, task, quiet):
     model = load_classifier(str(model_folder("llama")), task)
     with pytest.raises(UserError, match=r"40 examples make prompts of .* more than the 128 that the model"):

@@ -50,7 +50,8 @@ class TrainOptions:
     task: str = option(
         "mr",
         _WHAT,
-        "Task: $tasks; from the hub: $hub_tasks; or a data-set hub id (owner/name), a local folder or file.",
+        "Task: $tasks; from the hub: $hub_tasks; or a data-set hub id (owner/name), a local folder or file "
+        "($formats).",
     )
     model: str | None = option(
         None, _WHAT, "Model: smollm2, minilm, mlp, a hub name or a local folder.", shown="the task's own"
@@ -65,13 +66,17 @@ class TrainOptions:
     )
 
     prompt: str | None = option(
-        None, _TEXT, "Question put to the model, with {column} places.", shown="task's"
+        None,
+        _TEXT,
+        "Question put to the model, with {column} places; {{ and }} are braces.",
+        shown="task's",
     )
     answer: str | None = option(None, _TEXT, "What precedes the label word.", shown="task's")
     label_words: tuple[str, ...] | None = option(
         None,
         _TEXT,
-        "One word per class, in class order, with commas; each a single token of the model.",
+        "One word per class, in class order, with commas; each a single token of the model. Classes stand in "
+        "the order the data gives them, else by number, else by text; the header lists them.",
         shown="task's",
     )
     chat: bool | None = option(
@@ -82,9 +87,18 @@ class TrainOptions:
         shown="if it has one",
     )
     text_columns: tuple[str, ...] = option(
-        (), _TEXT, "Text columns of hub or local data, with commas.", shown="all text"
+        (),
+        _TEXT,
+        "Text columns of hub or local data, with commas; a name that holds a comma in double quotes.",
+        shown="all text",
     )
     label_column: str | None = option(None, _TEXT, "Label column of hub or local data.", shown="label")
+    encoding: str | None = option(
+        None,
+        _TEXT,
+        "Encoding of local csv, tsv and json files, as cp1252.",
+        shown="utf-8, or by the byte-order mark",
+    )
     task_config: str | None = option(None, _TEXT, "The hub's configuration name of the data set.")
     max_words: int | None = option(
         None, _TEXT, "Keep so many words of each text.", shown="task's (mr: 40)", positive=True

@@ -61,12 +61,14 @@ def learning_curve(
         for side in ("top", "left", "right", "bottom"):
             one.spines[side].set_visible(side == "bottom")
     _add_legend(figure, loss_axis, axis, calibrated)
-    loss_axis.set_title(title, loc="left", fontweight="bold", color=_INK, fontsize=11)
+    # a "$" in the name of a file or a model is no mathematics
+    plain: dict[str, Any] = {"parse_math": False}
     if note:
         loss_axis.text(
-            0, 1.01, note, transform=loss_axis.transAxes, fontsize=7.5, color="#777777", va="bottom"
+            0, 1.01, note, transform=loss_axis.transAxes, fontsize=7.5, color="#777777", va="bottom", **plain
         )
-        loss_axis.set_title(title, loc="left", fontweight="bold", color=_INK, fontsize=11, pad=18)
+    pad = 18 if note else None
+    loss_axis.set_title(title, loc="left", fontweight="bold", color=_INK, fontsize=11, pad=pad, **plain)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_atomically(path, buffer.getvalue())

@@ -8,6 +8,7 @@ Typer reads signatures, so that one is put together from the fields. Tuples are 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import inspect
@@ -114,10 +115,15 @@ def _values(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
         elif element is float:
             value = _numbers(flag(field.name), value)
         elif element is not None:
-            parts = value.split(",") if isinstance(value, str) else value
+            parts = _parts(value) if isinstance(value, str) else value
             value = tuple(part.strip() for part in parts if part.strip())
         values[field.name] = value
     return values
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between commas; a part in double quotes may hold commas."""
+    return [part for row in csv.reader([text], skipinitialspace=True) for part in row]
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:

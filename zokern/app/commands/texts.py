@@ -10,6 +10,7 @@ from zokern.app.defaults import MODEL_TUNINGS
 from zokern.app.methods import METHODS, Method, readers
 from zokern.app.options import TrainOptions
 from zokern.app.tasks import HUB_TASKS, TASKS
+from zokern.app.tasks.files import KINDS
 from zokern.app.tuning import TUNINGS
 
 __all__ = ["examples", "train_texts"]
@@ -20,6 +21,7 @@ def train_texts(option: str) -> dict[str, str]:
     return {
         "tasks": ", ".join(TASKS),
         "hub_tasks": ", ".join(HUB_TASKS),
+        "formats": " ".join(KINDS),
         "tunings": ", ".join(TUNINGS),
         "default_tunings": _default_tunings(),
         "methods": _methods(),

@@ -59,6 +59,7 @@ def _icl(model: Classifier, task: Task, setting: Setting) -> Outcome:
         raise UserError("In-context learning needs a language model scored by label words.")
     draw = random.Random(setting.seed)
     by_class = [[e for e in task.train if e.label == c] for c in range(len(task.labels))]
+    by_class = [examples for examples in by_class if examples]  # of some there are test rows only
     for examples in by_class:
         draw.shuffle(examples)
     turns = [e for row in zip(*by_class) for e in row]  # classes alternate; short ones run out first

@@ -161,7 +161,7 @@ def _describe(axis: Any, rows: Sequence[dict[str, Any]], task: Task, options: Co
     model = options.model or task.default_model
     seeds = max((sum(row["run"] == label for row in rows) for label in labels), default=1)
     axis.set_title(f"{task.name}: {model}, mean over {seeds} seed{'s' * (seeds > 1)}", loc="left", pad=22,
-                   fontweight="bold", color=_INK, fontsize=11)  # fmt: skip
+                   fontweight="bold", color=_INK, fontsize=11, parse_math=False)  # fmt: skip
     note = f"large markers: all {len(task.test_labels)} test examples, ± standard deviation"
     if options.evals and labels:
         note += f"; small ones: the first {min(options.eval_size, len(task.test_labels))}"

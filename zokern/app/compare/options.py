@@ -54,6 +54,14 @@ class CompareOptions:
     label_words: tuple[str, ...] | None = option(
         None, _TEXT, "One word per class, with commas.", shown="task's"
     )
+    text_columns: tuple[str, ...] = option(
+        (), _TEXT, "Text columns of hub or local data, with commas.", shown="all text"
+    )
+    label_column: str | None = option(None, _TEXT, "Label column of hub or local data.", shown="label")
+    encoding: str | None = option(
+        None, _TEXT, "Encoding of local text files.", shown="utf-8, or by the byte-order mark"
+    )
+    task_config: str | None = option(None, _TEXT, "The hub's configuration name of the data set.")
     dtype: str = option("fp32", _RUN, "fp32, bf16 or fp16, of the model's weights.")
     device: str = option("auto", _RUN, "cpu, cuda, cuda:1, ..., or auto.")
     threads: int | None = option(None, _RUN, "CPU threads.", shown="PyTorch's choice")

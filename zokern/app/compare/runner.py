@@ -27,6 +27,7 @@ from zokern.app.training import terminate_as_interrupt
 from zokern.app.training.display import Display
 from zokern.app.training.folder import Folder
 from zokern.app.training.loop import Stopped
+from zokern.app.training.report import data_facts
 
 __all__ = ["run_comparison"]
 
@@ -97,6 +98,10 @@ def _task(options: CompareOptions, display: Display) -> Task:
             prompt=options.prompt,
             answer=options.answer,
             label_words=options.label_words,
+            text_columns=options.text_columns,
+            label_column=options.label_column,
+            config=options.task_config,
+            encoding=options.encoding,
             train_size=options.train_size,
             test_size=options.test_size,
             progress=progress,
@@ -107,8 +112,7 @@ def _task(options: CompareOptions, display: Display) -> Task:
 def _saved(folder: Path) -> CompareOptions:
     try:
         values = json.loads((folder / SETTINGS).read_text())
-        if values.get("label_words") is not None:
-            values["label_words"] = tuple(values["label_words"])
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return CompareOptions(**values)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"There is no comparison to resume in {folder}: no {SETTINGS} there.") from None
@@ -151,6 +155,7 @@ def _show_plan(
         [
             ("task", f"{task.name}: {task.source}"),
             ("", f"{task.train_length:,} to train on, {len(task.test_labels):,} to test"),
+            *data_facts(task),
             ("model", f"{cells[0].options.model}, {options.dtype}, {cells[0].options.device}"),
             ("budget", f"{options.forwards} forward passes of {options.batch_size} examples a run"),
             ("runs", f"{len(cells)}: {', '.join(labels)}; trained ones with {options.seeds} seed(s)"),
@@ -203,8 +208,9 @@ def _finished(home: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _same(cell: dict[str, Any]) -> dict[str, Any]:
-    """What must agree for the result of one cell to be that of another; by the options' names of today."""
-    options = dict(renamed(name, value) for name, value in cell["options"].items())
+    """What must agree for the result of one cell to be that of another; by the options' names of today.
+    An option that is None is as good as one that an earlier version did not have."""
+    options = dict(renamed(name, value) for name, value in cell["options"].items() if value is not None)
     return {**cell, "options": options, "keep_weights": None}
 
 

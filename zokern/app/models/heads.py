@@ -45,7 +45,10 @@ class _TextHead(Classifier):
             example = (task.train if split == "train" else task.test)[index]
             fields = [shorten(value, self.max_words) for value in example.fields.values()]
             pair = fields if len(fields) == 2 else ["\n".join(fields)]
-            self._encoded[key] = dict(self.tokenizer(*pair, truncation=True, max_length=self.max_length))
+            tokens = dict(self.tokenizer(*pair, truncation=True, max_length=self.max_length))
+            if not tokens["input_ids"]:  # an empty text, and a tokenizer that puts nothing around it
+                tokens.update(input_ids=[self.tokenizer.pad_token_id], attention_mask=[1])
+            self._encoded[key] = tokens
         return self._encoded[key]
 
     def length(self, task: Task, split: str, index: int) -> int:

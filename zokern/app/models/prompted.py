@@ -27,6 +27,7 @@ from zokern.app.models.base import Classifier, Inputs
 from zokern.app.models.words import label_token_ids
 from zokern.app.tasks import Example, Task, TextTask, UserError
 from zokern.app.tasks.base import shorten
+from zokern.app.tasks.template import fill
 
 __all__ = ["PromptedClassifier"]
 
@@ -113,7 +114,7 @@ class PromptedClassifier(Classifier):
         return template(turns, tokenize=False, add_generation_prompt=True) + self.answer
 
     def _question(self, example: Example, max_words: int | None) -> str:
-        return self.prompt.format(**{n: shorten(v, max_words) for n, v in example.fields.items()})
+        return fill(self.prompt, {n: shorten(v, max_words) for n, v in example.fields.items()})
 
     def show(self, examples: Sequence[Example]) -> None:
         """Puts solved examples, in this order, before every prompt: in-context learning.

@@ -7,14 +7,17 @@ answer  "The sentiment is"            + one of the label words, scored by the la
 from __future__ import annotations
 
 import hashlib
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zokern.app.tasks.errors import UserError
+from zokern.app.tasks.template import UnknownColumn, columns_named, place_of
+
+if TYPE_CHECKING:
+    from zokern.app.tasks.counts import DataReport
 
 __all__ = ["ArrayTask", "Example", "Task", "TextTask", "by_fixed_hash", "shorten"]
 
@@ -36,6 +39,7 @@ class Task:
         labels: the class names, in the order of the class numbers.
         source: one line saying where the examples come from, for the run's header.
         defaults: options this task prefers where the user gives none (`steps`, `lr`, ...).
+        data: what was read and what became of it, where that varies.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Task:
     source: str
     default_model: str = "smollm2"
     defaults: dict[str, Any] = field(default_factory=dict)
+    data: DataReport | None = None
 
     @property
     def train_length(self) -> int:
@@ -86,24 +91,24 @@ class TextTask(Task):
                 "examples; both must be at least 1."
             )
         if self.label_words and len(self.label_words) != len(self.labels):
+            classes = [] if self.data is None else self.data.classes
+            only = [c["name"] for c in classes if c["test"] and not c["train"]]
             raise UserError(
-                f"Task {self.name} has {len(self.labels)} classes ({', '.join(self.labels)}) but "
+                f"Task {self.name} has {len(self.labels)} classes ({', '.join(self.labels)}"
+                f"{'; in test rows only: ' + ', '.join(only) if only else ''}) but "
                 f"{len(self.label_words)} label words ({', '.join(self.label_words)})."
             )
-        known = set(self.train[0].fields)
+        known = list(self.train[0].fields)
         try:
-            named = [name for _, name, _, _ in string.Formatter().parse(self.prompt) if name]
-        except ValueError as error:
-            raise UserError(f"--prompt {self.prompt!r} is not a template: {error}.") from None
-        unknown = [name for name in named if name not in known]
-        if unknown:
+            named = columns_named(self.prompt, known)
+        except UnknownColumn as error:
             raise UserError(
-                f"The prompt asks for {{{unknown[0]}}} but task {self.name} has the columns "
+                f"The prompt asks for {{{error.name}}} but task {self.name} has the columns "
                 f"{', '.join(sorted(known))}."
-            )
+            ) from None
         if not named:
             raise UserError(
-                f"The prompt {self.prompt!r} has no place for the text; use {{{sorted(known)[0]}}}."
+                f"The prompt {self.prompt!r} has no place for the text; use {place_of(sorted(known)[0])}."
             )
 
 

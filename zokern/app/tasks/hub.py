@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from zokern.app.tasks.base import Example, TextTask, by_fixed_hash
+from zokern.app.tasks.counts import DataReport, SplitReport
 from zokern.app.tasks.errors import UserError
+from zokern.app.tasks.labels import Classes, number_classes
+from zokern.app.tasks.loading import Source
+from zokern.app.tasks.rows import (
+    Row,
+    class_names,
+    column_notes,
+    drop_unlabelled,
+    note_repeats,
+    read_rows,
+    text_columns,
+)
+from zokern.app.tasks.sources import open_source
+from zokern.app.tasks.tables import DataError
+from zokern.app.tasks.template import place_of
 
 __all__ = ["HUB_TASKS", "HubTask", "hub_task"]
 
@@ -22,9 +35,10 @@ class HubTask:
     """Where a data set lies and how it is asked.
 
     Args:
-        path: hub id, local folder (csv, json lines, parquet or `save_to_disk`) or local file.
+        path: hub id, local folder (csv, tsv, json, parquet or `save_to_disk`) or local file.
         config: the hub's configuration name.
-        prompt: the question with `{column}` places.
+        prompt: the question with `{column}` places; None: the text column, where there is one of them,
+            or the one called "text".
         answer: what precedes the label word.
         words: label words in class order.
         label: the label's column.
@@ -32,7 +46,7 @@ class HubTask:
 
     path: str
     config: str | None = None
-    prompt: str = "{text}"
+    prompt: str | None = None
     answer: str = "It was"
     words: tuple[str, ...] = ()
     label: str = "label"
@@ -86,143 +100,134 @@ HUB_TASKS: dict[str, HubTask] = {
 }
 
 
+# The split that is tested on is the first of these that has a label.
+_TEST_SPLITS = "test validation validation_matched dev valid val eval evaluation testing".split()
+
+
 def hub_task(
-    name: str,
-    spec: HubTask,
-    *,
-    columns: Sequence[str] = (),
+    name: str, spec: HubTask, *, columns: Sequence[str] = (), encoding: str | None = None
 ) -> TextTask:
-    """Builds a text task from a data set that `datasets` can load.
+    """Builds a text task from local files or from a data set that `datasets` can load.
 
     The test set is the "test" split when it has labels, else "validation", else a fixed tenth of
-    the training split chosen by hash. Rows with a negative label are dropped.
+    the training split chosen by hash. Its `data` says what became of every row.
 
     Args:
         name: how the task is called in messages and results.
         spec: where it lies and how it is asked.
-        columns: text columns; by default every column of strings except the label's.
+        columns: text columns; by default every column of text except the label's, and those that the
+            prompt names.
+        encoding: of local csv, tsv and json files; None: utf-8, or by the byte-order mark.
 
     Raises:
         UserError: it cannot be loaded, or its columns do not fit.
     """
-    data = _load(name, spec)
-    if "train" not in data:
-        raise UserError(f"Data set {spec.path} has no train split, only {', '.join(data)}.")
-    labels, convert = _labels(name, spec, data["train"])
-    chosen = tuple(columns) or tuple(
-        column
-        for column, feature in data["train"].features.items()
-        if column != spec.label and "string" in str(getattr(feature, "dtype", ""))
-    )
-    missing = [column for column in chosen if column not in data["train"].column_names]
-    if missing or not chosen:
-        raise UserError(
-            f"Data set {spec.path} has no text column {missing[0] if missing else ''}; its columns "
-            f"are {', '.join(data['train'].column_names)}."
-        )
+    try:
+        source = open_source(name, spec.path, spec.config, encoding)
+        if encoding is not None and not source.text:
+            raise UserError(f"--encoding is for local csv, tsv and json files; {spec.path} has none.")
+        return _build(name, spec, source, columns)
+    except DataError as error:
+        raise UserError(f"Could not load data set {spec.path}: {str(error).rstrip('.')}.") from None
 
-    def rows(split: str) -> list[Example]:
-        examples = []
-        for row in data[split]:
-            label = convert(row.get(spec.label))
-            if label >= 0:
-                fields = {column: str(row[column] or "") for column in chosen}
-                examples.append(Example(fields, label))
-        order = by_fixed_hash(["\t".join(example.fields.values()) for example in examples])
-        return [examples[index] for index in order]
 
-    train = rows("train")
-    test: list[Example] = []
-    for split in ("test", "validation", "validation_matched", "dev", "valid"):
-        if not test and split in data:
-            test = rows(split)
+def _build(name: str, spec: HubTask, source: Source, asked: Sequence[str]) -> TextTask:
+    if "train" not in source.splits:
+        more = f" ({'; '.join(source.notes)})" if source.notes else ""
+        raise UserError(f"Data set {spec.path} has no train split, only {', '.join(source.splits)}{more}.")
+    tables = source.splits["train"]()
+    columns = text_columns(spec.path, tables, spec.label, asked, spec.prompt or place_of("text"))
+    data = DataReport(SplitReport("train"), SplitReport("test"), list(columns), list(source.notes))
+    data.notes += column_notes(tables)
+    train = read_rows(tables, columns, spec.label, data.train)
+    _refuse_class_count(name, spec, train)
+    test = _test_rows(spec, source, columns, train, data)
+    names = class_names(tables, spec.label)
+    classes = number_classes([row.label for row in train], [row.label for row in test], names)
+    _note(train, test, classes, data)
+    train, test = _in_fixed_order(train), _in_fixed_order(test)
     if not test:
         held = max(1, len(train) // 10)
         test, train = train[:held], train[held:]
+        data.train.add("held out", "to test on, a fixed tenth chosen by hash", count=held)
+        data.test.sources, data.test.read = ["held out from train"], held
+    data.train.used, data.test.used = len(train), len(test)
+    _note_overlap(train, test, classes, data.test)
     return TextTask(
         name=name,
-        labels=labels,
+        labels=classes.names,
         source=f"{spec.path}{f' ({spec.config})' if spec.config else ''}, {len(train):,} examples",
-        train=train,
-        test=test,
-        prompt=spec.prompt,
+        data=data,
+        train=[Example(row.fields, classes.number(row.label)) for row in train],
+        test=[Example(row.fields, classes.number(row.label)) for row in test],
+        prompt=_prompt(spec, columns),
         answer=spec.answer,
         label_words=spec.words,
     )
 
 
-def _load(name: str, spec: HubTask) -> Any:
-    """A mapping split -> rows, from disk or the hub."""
-    try:
-        import datasets
-        from huggingface_hub.utils import logging as hub_logging
-    except ImportError:
-        raise UserError(f"Task {name} needs the `datasets` package: pip install 'zokern[train]'.") from None
-    datasets.disable_progress_bars()
-    hub_logging.set_verbosity_error()  # or it narrates its retries
-    path = Path(spec.path).expanduser()
-    try:
-        if path.is_file():
-            kind = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}.get(path.suffix, "json")
-            extra: dict[str, Any] = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            return datasets.load_dataset(kind, data_files=str(path), **extra)
-        if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(str(path) if path.is_dir() else spec.path, spec.config)
-    except Exception as error:  # the library raises its own types and the network's alike
-        kinds = {type(e).__name__ for e in _chain(error)}
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
-        if kinds & _NETWORK_ERRORS or "couldn't reach" in str(error).lower():
-            raise UserError(
-                f"Could not reach the data-set hub for {spec.path}. Check the network, or give a "
-                "local folder to --task."
-            ) from None
-        raise UserError(f"Could not load data set {spec.path}: {reason}.") from None
+def _prompt(spec: HubTask, columns: Sequence[str]) -> str:
+    if spec.prompt is not None:
+        return spec.prompt
+    return place_of(columns[0] if len(columns) == 1 else "text")
 
 
-_NETWORK_ERRORS = {
-    "ConnectionError",
-    "ConnectError",
-    "ConnectTimeout",
-    "ReadTimeout",
-    "MaxRetryError",
-    "NewConnectionError",
-    "NameResolutionError",
-    "LocalEntryNotFoundError",
-    "OfflineModeIsEnabled",
-    "ProxyError",
-    "gaierror",
-}
+def _refuse_class_count(name: str, spec: HubTask, train: Sequence[Row]) -> None:
+    found = {row.label for row in train}
+    if not 2 <= len(found) <= 1000:
+        only = f" ({next(iter(found))})" if len(found) == 1 else ""
+        raise UserError(
+            f"Task {name}: column {spec.label!r} has {len(found)} different values{only} in the training rows; "
+            "a classification task has 2 to 1000 classes."
+        )
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error and all that led to it."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
+def _test_rows(
+    spec: HubTask, source: Source, columns: Sequence[str], train: Sequence[Row], data: DataReport
+) -> list[Row]:
+    """The rows of the first test split that has labels, and its report; none where no split has any."""
+    found: list[Row] = []
+    unused = [split for split in source.splits if split != "train"]
+    for split in _TEST_SPLITS:
+        if split not in source.splits:
+            continue
+        report = SplitReport("test")
+        tables = source.splits[split]()
+        rows = read_rows(tables, columns, spec.label, report)
+        rows = drop_unlabelled(rows, train, source.hub, report)
+        unused.remove(split)
+        if rows:
+            data.test = report
+            if split != "test":
+                data.notes.append(f"tested on the split {split}")
+            data.notes += [note for note in column_notes(tables) if note not in data.notes]
+            found = rows
+            break
+        data.notes.append(f"the split {split} has no label in its {report.read:,} rows and is not used")
+    if unused:
+        data.notes.append(f"splits that are not used: {', '.join(unused)}")
     return found
 
 
-def _labels(name: str, spec: HubTask, rows: Any) -> tuple[tuple[str, ...], Any]:
-    """The class names, and a function from a row's label to its class number (-1: none)."""
-    if spec.label not in rows.column_names:
-        raise UserError(
-            f"Data set {spec.path} has no label column {spec.label!r}; its columns are "
-            f"{', '.join(rows.column_names)}. Name it with --label-column."
-        )
-    feature = rows.features[spec.label]
-    if getattr(feature, "names", None):
-        return tuple(feature.names), lambda label: -1 if label is None else int(label)
-    values = sorted({value for value in rows[spec.label] if value is not None})
-    if values and all(isinstance(value, bool) for value in values):
-        values = [False, True]
-    elif values and all(isinstance(value, int) for value in values):
-        values = [value for value in values if value >= 0]
-    if not 2 <= len(values) <= 1000:
-        raise UserError(
-            f"Task {name}: column {spec.label!r} has {len(values)} different values; "
-            "a classification task has 2 to 1000 classes."
-        )
-    number = {value: index for index, value in enumerate(values)}
-    return tuple(str(value) for value in values), lambda label: number.get(label, -1)
+def _in_fixed_order(rows: Sequence[Row]) -> list[Row]:
+    return [rows[index] for index in by_fixed_hash(["\t".join(row.texts) for row in rows])]
+
+
+def _note(train: Sequence[Row], test: Sequence[Row], classes: Classes, data: DataReport) -> None:
+    """Notes rows that repeat others and labels that are not written as their class is."""
+    for rows, report in ((train, data.train), (test, data.test)):
+        note_repeats(rows, report)
+        for row in rows:
+            if classes.name(row.label) != row.label:
+                report.add("changed", "label of an integer written with a point, as 1.0", row.place)
+
+
+def _note_overlap(train: Sequence[Row], test: Sequence[Row], classes: Classes, report: SplitReport) -> None:
+    """Notes test rows that are trained on, and those of classes that are not."""
+    texts = {row.texts for row in train}
+    known = {classes.name(row.label) for row in train}
+    for row in test:
+        if row.texts in texts:
+            report.add("noted", "texts that a training row has too", row.place)
+        if classes.name(row.label) not in known:
+            report.add("noted", f"class {classes.name(row.label)!r}, which no training row has", row.place)

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from zokern.app.tasks.base import Example, TextTask, by_fixed_hash
+from zokern.app.tasks.counts import DataReport, Place, SplitReport
 from zokern.app.tasks.fetch import Package, Progress, fetch
 
 __all__ = ["movie_reviews", "reuters"]
@@ -61,14 +62,19 @@ _TEST_POOL = 2_000
 
 
 def movie_reviews(classes: int = 2, progress: Progress | None = None) -> TextTask:
-    """10,568 graded movie-review sentences (Pang & Lee's, rated by Hutto & Gilbert 2014).
+    """10,605 graded movie-review sentences (Pang & Lee's, rated by Hutto & Gilbert 2014), less those that are
+    repeated (2) or, with 2 classes, rated neutral (37).
 
     Args:
         classes: 2 (rating above or below 0) or 5 (cut at -2, -0.5, 0.5, 2).
         progress: see `fetch`.
     """
     path = fetch(_VADER, progress)["movie_reviews.tsv"]
-    examples = parse_movie_reviews(path, classes)
+    train, test = SplitReport("train", [path.name]), SplitReport("test", ["held out from train"])
+    examples = parse_movie_reviews(path, classes, train)
+    held = len(examples[:_TEST_POOL])
+    train.add("held out", "to test on, a fixed part chosen by hash", count=held)
+    train.used, test.read, test.used = len(examples) - held, held, held
     order = by_fixed_hash([example.fields["text"] for example in examples])
     ordered = [examples[index] for index in order]
     labels: tuple[str, ...] = ("negative", "positive")
@@ -83,6 +89,7 @@ def movie_reviews(classes: int = 2, progress: Progress | None = None) -> TextTas
         labels=labels,
         source=f"{len(ordered):,} movie-review sentences (Hutto & Gilbert 2014)",
         defaults={"max_words": 40},
+        data=DataReport(train, test),
         test=ordered[:_TEST_POOL],
         train=ordered[_TEST_POOL:],
         prompt=question + "\nReview: {text}",
@@ -91,15 +98,28 @@ def movie_reviews(classes: int = 2, progress: Progress | None = None) -> TextTas
     )
 
 
-def parse_movie_reviews(path: Path, classes: int) -> list[Example]:
-    """Reads the id / rating / text table; drops neutral rows (2 classes) and repeated texts."""
+def parse_movie_reviews(path: Path, classes: int, report: SplitReport | None = None) -> list[Example]:
+    """Reads the id / rating / text table; drops neutral rows (2 classes) and repeated texts.
+
+    Args:
+        path: of the table.
+        classes: 2 or 5.
+        report: gets the number of rows, and each that is dropped.
+    """
+    report = SplitReport("train") if report is None else report
     examples, seen = [], set()
     with open(path, encoding="utf-8", newline="") as file:
-        for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+        for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+            place = Place(path.name, "line", line)
+            report.read += 1
             if len(row) < 3:
+                report.add("dropped", "fewer than 3 cells", place)
                 continue
             rating, text = float(row[1]), " ".join(row[2].split())
-            if not text or text in seen or (classes == 2 and rating == 0.0):
+            neutral = classes == 2 and rating == 0.0
+            if not text or text in seen or neutral:
+                reason = "no text" if not text else "rated neutral" if neutral else "text of an earlier row"
+                report.add("dropped", reason, place)
                 continue
             seen.add(text)
             label = int(rating > 0) if classes == 2 else sum(rating > c for c in (-2, -0.5, 0.5, 2))
@@ -127,7 +147,8 @@ def reuters(classes: int = 8, progress: Progress | None = None) -> TextTask:
         progress: see `fetch`.
     """
     paths = fetch(_ORANGE, progress)
-    splits = {split: parse_reuters(paths[f"r{classes}-{split}.tab"]) for split in ("train", "test")}
+    reports = {split: SplitReport(split, [f"r{classes}-{split}.tab"]) for split in ("train", "test")}
+    splits = {split: parse_reuters(paths[f"r{classes}-{split}.tab"], reports[split]) for split in reports}
     labels = tuple(sorted({topic for topic, _ in splits["train"]}))
     number = {topic: index for index, topic in enumerate(labels)}
     ordered = {}
@@ -135,12 +156,14 @@ def reuters(classes: int = 8, progress: Progress | None = None) -> TextTask:
         examples = [Example({"text": text}, number[topic]) for topic, text in rows]
         order = by_fixed_hash([example.fields["text"] for example in examples])
         ordered[split] = [examples[index] for index in order]
+        reports[split].used = len(examples)
     return TextTask(
         name="reuters" if classes == 8 else f"reuters-r{classes}",
         labels=labels,
         source=f"Reuters-21578 R{classes}, {len(ordered['train']):,} training stories",
         default_model="minilm",
         defaults={"max_words": 60},
+        data=DataReport(reports["train"], reports["test"]),
         train=ordered["train"],
         test=ordered["test"],
         prompt="What is this news story about?\nStory: {text}",
@@ -149,9 +172,25 @@ def reuters(classes: int = 8, progress: Progress | None = None) -> TextTask:
     )
 
 
-def parse_reuters(path: Path) -> list[tuple[str, str]]:
-    """Reads a topic / text table with three header lines; returns (topic, text) pairs."""
+def parse_reuters(path: Path, report: SplitReport | None = None) -> list[tuple[str, str]]:
+    """Reads a topic / text table with three header lines.
+
+    Args:
+        path: of the table.
+        report: gets the number of rows, and each that is dropped.
+
+    Returns:
+        (topic, text) pairs.
+    """
+    report = SplitReport("train") if report is None else report
     with open(path, encoding="utf-8") as file:
         lines = file.read().splitlines()[3:]
-    rows = [line.split("\t", 1) for line in lines if "\t" in line]
-    return [(topic, text.strip()) for topic, text in rows if topic and text.strip()]
+    rows = []
+    for number, line in enumerate(lines, 4):
+        topic, _, text = line.partition("\t")
+        report.read += 1
+        if topic and text.strip():
+            rows.append((topic, text.strip()))
+        else:
+            report.add("dropped", "no topic or no text", Place(path.name, "line", number))
+    return rows

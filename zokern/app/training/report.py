@@ -10,13 +10,13 @@ import torch
 from zokern import backends
 from zokern.app import plots
 from zokern.app.models import PromptedClassifier
-from zokern.app.tasks import Evaluation
+from zokern.app.tasks import Evaluation, Task
 from zokern.app.training.display import Display, format_duration
 from zokern.app.training.folder import PLOT, SUMMARY, explained
 from zokern.app.training.loop import Result
 from zokern.app.training.run import Run
 
-__all__ = ["CAVEAT", "draw", "finish", "show_header"]
+__all__ = ["CAVEAT", "data_facts", "draw", "finish", "show_header"]
 
 CAVEAT = (
     "Much of what zeroth-order training gains on label words is calibration of the label prior: "
@@ -41,6 +41,7 @@ def show_header(run: Run, display: Display) -> None:
         [
             ("task", f"{run.task.name}: {run.task.source}"),
             ("", f"{run.task.train_length:,} to train on, {len(run.task.test_labels):,} to test"),
+            *data_facts(run.task),
             ("model", run.model.description),
             ("tuning", f"{run.tuned.description}: {run.trainable:,} trainable parameters"),
             ("method", f"{options.method}, {rates}, batch {options.batch_size}"),
@@ -51,6 +52,12 @@ def show_header(run: Run, display: Display) -> None:
             ("folder", str(run.folder.path)),
         ]
     )
+
+
+def data_facts(task: Task) -> list[tuple[str, str]]:
+    """Rows in and out, for the header."""
+    lines = [] if task.data is None else task.data.lines()
+    return [("" if index else "data", line) for index, line in enumerate(lines)]
 
 
 def show_resume(run: Run, display: Display) -> None:
@@ -109,6 +116,7 @@ def finish(run: Run, result: Result, display: Display) -> dict[str, Any]:
         "peak_memory_bytes": result.peak_memory,
         "threads": torch.get_num_threads(),
         "label_prior_caveat": CAVEAT if prompted(run) else None,
+        "data": None if run.task.data is None else run.task.data.as_dict(),
         "weights": [path.name for path in written],
     }
     run.folder.write_json(SUMMARY, summary)

@@ -72,6 +72,7 @@ def new_run(options: TrainOptions, display: Display, overwrite: bool = False) ->
         "options": options.as_dict(),
         "fingerprint": fingerprint(parts_[0]),
         "versions": _versions(),
+        "data": None if task.data is None else task.data.as_dict(),
     }
     folder.write_json(CONFIG, config)
     return _assemble(options, task, parts_, folder, 0)
@@ -101,6 +102,7 @@ def resumed_run(path: Path, steps: int | None, display: Display) -> Run:
     options.check()
     options.out = str(path)
     task = load_run_task(options, display)
+    _refuse_other_data(path, task, config)
     parts = _build(options, task, display)
     found = fingerprint(parts[0])
     if found != config.get("fingerprint"):
@@ -113,6 +115,20 @@ def resumed_run(path: Path, steps: int | None, display: Display) -> Run:
     if steps is not None:
         folder.write_json(CONFIG, {**config, "options": options.as_dict()})
     return _assemble(options, task, parts, folder, done)
+
+
+def _refuse_other_data(path: Path, task: Task, config: dict[str, Any]) -> None:
+    """A run goes on with the examples it began with; runs of earlier versions have no record of them."""
+    old = config.get("data")
+    if task.data is None or not isinstance(old, dict) or old.get("sha256") == task.data.sha256:
+        return
+    now = task.data.as_dict()
+    rows = [f"{split['train']['rows_used']} and {split['test']['rows_used']}" for split in (old, now)]
+    raise UserError(
+        f"The data of {task.name} is not what the run in {path} was started with ({rows[0]} rows to train and "
+        f"test on then, {rows[1]} now, checksum {str(old.get('sha256'))[:16]} then, {task.data.sha256[:16]} "
+        "now); a resumed run would be another run."
+    )
 
 
 def _refuse_if_taken(folder: Folder, overwrite: bool) -> None:
@@ -132,6 +148,7 @@ def load_run_task(options: TrainOptions, display: Display) -> Task:
             text_columns=options.text_columns,
             label_column=options.label_column,
             config=options.task_config,
+            encoding=options.encoding,
             train_size=options.train_size,
             test_size=options.test_size,
             progress=progress,
