@@ -9,25 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from zokern.app.tasks.counts import DataReport, Example
 from zokern.app.tasks.errors import UserError
 from zokern.app.tasks.template import UnknownColumn, columns_named, place_of
 
-if TYPE_CHECKING:
-    from zokern.app.tasks.counts import DataReport
-
 __all__ = ["ArrayTask", "Example", "Task", "TextTask", "by_fixed_hash", "shorten"]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One labelled text: its named fields ("text", or "premise" and "hypothesis") and its class."""
-
-    fields: dict[str, str]
-    label: int
 
 
 @dataclass

@@ -15,14 +15,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from zokern.app.tasks.base import Example
-
-__all__ = ["DataReport", "Finding", "Place", "SplitReport", "named", "printable"]
+__all__ = ["DataReport", "Example", "Finding", "Place", "SplitReport", "named", "printable"]
 
 # So many places of one kind are shown, and so many are written down; the total is said with both.
 SHOWN, WRITTEN = 5, 100
 # What takes a row out of its split; the other findings leave it in.
 _TAKEN = ("dropped", "held out", "left over")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text: its named fields ("text", or "premise" and "hypothesis") and its class."""
+
+    fields: dict[str, str]
+    label: int
 
 
 class Place(NamedTuple):
