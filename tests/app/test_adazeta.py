@@ -139,12 +139,15 @@ def test_schedule_works_with_mezo_and_lora(base, tmp_path, quiet):
     assert [row["evaluations"] for row in steps] == [2] * 12 + [4] * 3
 
 
+DEFAULT_SCHEDULE = {"query_alpha": 0.85, "query_beta": 0.45, "query_max": 20}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         ({"evaluation": "all"}, "--evaluation must be one of loop, batched, got 'all'"),
         (
-            {"evaluation": "batched", "method": "fo-adamw"},
+            {**DEFAULT_SCHEDULE, "evaluation": "batched", "method": "fo-adamw"},
             "fo-adamw does not read --evaluation; drop it .it is for mezo, ",
         ),
         ({"query_schedule": True, "num_queries": 2}, "--query-schedule says how many; drop --num-queries 2"),
