@@ -17,6 +17,9 @@ from .codes import DISTRIBUTIONS, DTYPES, ROUNDINGS
 
 MAX_DIMS = 8  # ZK_MAX_DIMS of csrc/zokern.h
 
+_SEEDS = 1 << 64
+_FP32 = struct.Struct("<f")
+
 
 def as_list(value: Any, scalar: type | tuple[type, ...]) -> list[Any]:
     """A scalar stands for a list of one."""
@@ -55,9 +58,9 @@ def check_finite(name: str, value: Any) -> float:
 
 def check_fp32(name: str, value: Any) -> float:
     """The fp32 value nearest to `value`; NaN, infinities and fp32 overflow are refused."""
-    number = check_finite(name, value)
+    number = value if type(value) is float and math.isfinite(value) else check_finite(name, value)
     try:
-        return float(struct.unpack("<f", struct.pack("<f", number))[0])
+        return float(_FP32.unpack(_FP32.pack(number))[0])
     except OverflowError:
         raise ValueError(f"{name} must be within the range of fp32, got {number}") from None
 
@@ -67,13 +70,16 @@ def check_seed(name: str, value: object) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int in [0, 2**64), got {value!r}")
     seed = int(value.__index__())
-    if not 0 <= seed < 1 << 64:
+    if not 0 <= seed < _SEEDS:
         raise ValueError(f"{name} must be in [0, 2**64), got {seed}")
     return seed
 
 
 def check_seeds(name: str, values: Iterable[Any]) -> list[int]:
-    return [check_seed(f"{name}[{k}]", value) for k, value in enumerate(values)]
+    return [  # what nearly every call passes needs no name
+        value if type(value) is int and 0 <= value < _SEEDS else check_seed(f"{name}[{k}]", value)
+        for k, value in enumerate(values)
+    ]
 
 
 def check_factors(name: str, values: float | Sequence[float], count: int) -> list[float]:
@@ -123,6 +129,13 @@ def check_tensor(name: str, tensor: object, dtypes: Sequence[torch.dtype] = DTYP
     if tensor.dim() > MAX_DIMS and not tensor.is_contiguous():
         raise ValueError(f"{name} is strided with {tensor.dim()} dimensions; at most {MAX_DIMS}")
     return tensor
+
+
+def check_tensors(name: str, tensors: Sequence[Any], dtypes: Sequence[torch.dtype] = DTYPES) -> None:
+    for i, t in enumerate(tensors):
+        plain = isinstance(t, Tensor) and t.layout is torch.strided and t.dim() <= MAX_DIMS
+        if not plain or t.dtype not in dtypes:  # else sound, as nearly all are: no name is needed
+            check_tensor(f"{name}[{i}]", t, dtypes)
 
 
 def check_no_grad(name: str, tensors: Sequence[Tensor]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import as_list, check_bounded, check_no_grad, check_no_overlap, check_tensor
+from .checks import as_list, check_bounded, check_no_grad, check_no_overlap, check_tensors
 from .codes import DTYPES
 
 Tensors = Tensor | Iterable[Tensor]
@@ -29,12 +29,14 @@ class Lists:
         return self.out is self.params
 
     def is_empty(self) -> bool:
-        return all(p.numel() == 0 for p in self.params)
+        return not any(map(Tensor.numel, self.params))
 
 
 def tell_autograd(written: list[Tensor]) -> None:
     """Counts a write in place of each tensor, as an op made with `define` does not."""
-    torch.autograd.graph.increment_version([t for t in written if not t.is_inference()])
+    if any(map(Tensor.is_inference, written)):
+        written = [t for t in written if not t.is_inference()]
+    torch.autograd.graph.increment_version(written)
 
 
 def check_lists(
@@ -48,8 +50,7 @@ def check_lists(
     """Checks tensors, places and overlap. `states` are fp32 tensors of the params' shapes, written in
     place, each list under its argument's name. `alike`: what `out` has in common with `params`."""
     sources = as_list(params, Tensor)
-    for i, tensor in enumerate(sources):
-        check_tensor(f"params[{i}]", tensor)
+    check_tensors("params", sources)
     count = len(sources)
     stream_list = list(range(count)) if streams is None else check_bounded("streams", streams, count, 32)
     offset_list = [0] * count if offsets is None else check_bounded("offsets", offsets, count, 63)
@@ -57,12 +58,10 @@ def check_lists(
     if out is not None:
         targets = as_list(out, Tensor)
         check_alike("out", targets, sources, alike)
-    device = sources[0].device if sources else None
-    for i, tensor in enumerate(sources):
-        if tensor.device != device:
-            raise ValueError(
-                f"params[{i}] is on {tensor.device} and params[0] on {device}; one device a call"
-            )
+    devices = [tensor.device for tensor in sources]
+    if len(set(devices)) > 1:
+        i = next(i for i, device in enumerate(devices) if device != devices[0])
+        raise ValueError(f"params[{i}] is on {devices[i]} and params[0] on {devices[0]}; one device a call")
     state_lists = {name: as_list(tensors, Tensor) for name, tensors in (states or {}).items()}
     for name, tensors in state_lists.items():
         check_alike(name, tensors, sources, ("shape", "device"), (torch.float32,))
@@ -83,11 +82,10 @@ def check_alike(
     """As many tensors as `sources`, each with the same shape (dtype, device)."""
     if len(tensors) != len(sources):
         raise ValueError(f"{name} has {len(tensors)} tensors for {len(sources)} in params")
-    for i, (source, tensor) in enumerate(zip(sources, tensors)):
-        check_tensor(f"{name}[{i}]", tensor, dtypes)
-        for attribute in what:
-            if getattr(source, attribute) != getattr(tensor, attribute):
-                raise ValueError(
-                    f"{name}[{i}] has {attribute} {getattr(tensor, attribute)}, "
-                    f"params[{i}] has {getattr(source, attribute)}"
-                )
+    check_tensors(name, tensors, dtypes)
+    for attribute in what:
+        found = [getattr(t, attribute) for t in tensors]
+        wanted = [getattr(t, attribute) for t in sources]
+        if found != wanted:
+            i = next(i for i, (a, b) in enumerate(zip(found, wanted)) if a != b)
+            raise ValueError(f"{name}[{i}] has {attribute} {found[i]}, params[{i}] has {wanted[i]}")

@@ -24,7 +24,7 @@ class _Rule:
 
     def as_list(self) -> list[float]:
         """The constants in the order of the schema and the C struct."""
-        return list(vars(self).values())
+        return [*self.__dict__.values()]
 
 
 def _check_share(name: str, value: float) -> None:
@@ -39,7 +39,7 @@ def _check_above_0(name: str, value: float) -> float:
     return number
 
 
-@dataclass(frozen=True)
+@dataclass
 class AdamRule(_Rule):
     """The constants of Adam, AdaMax and AdaMM; `zokern.ops.adam_` has the formulas."""
 
@@ -82,7 +82,7 @@ class AdamRule(_Rule):
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class AdaMURule(_Rule):
     """The constants of ZO-AdaMU; `zokern.ops.adamu_update_` has the formulas. A probe carries the defaults."""
 

@@ -64,8 +64,10 @@ class ListOp:
             self._in_place(lists.params, *values)
         else:
             self._out(lists.params, lists.out, *values)
-        for tensors in (lists.out, *(arguments[k] for k in self._written)):
-            tell_autograd(tensors)
+        written = [*lists.out]
+        for k in self._written:
+            written += arguments[k]
+        tell_autograd(written)
 
     def _run(self, params: list[Tensor], out: list[Tensor], *arguments: Any) -> None:
         """The kernel, on the tensors that have elements."""
@@ -73,8 +75,8 @@ class ListOp:
         values = [*arguments]
         for k, _, back in self._carried:
             values[k] = back(values[k])
-        kept = [i for i, p in enumerate(params) if p.numel()]
-        if len(kept) < len(params):
+        if not all(map(Tensor.numel, params)):
+            kept = [i for i, p in enumerate(params) if p.numel()]
             params, out = [params[i] for i in kept], [out[i] for i in kept]
             for k in self._lists:
                 values[k] = [values[k][i] for i in kept] if values[k] else []

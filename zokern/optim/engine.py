@@ -16,7 +16,7 @@ Which of them an optimizer gets is decided in `restore.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -125,20 +125,33 @@ class Engine(ABC):
     ) -> None:
         """Moves `indices`, in as few passes as settings and devices allow. `moved(group)` is called
         when all of a group has moved, so that an error in between loses no weights."""
-        group = self.trainables.group
+        chosen = self.indices if indices is None else indices
         keys = [m.key() if merge else g for g, m in enumerate(moves)]
         alike = [keys.index(key) for key in keys]
-        passes: dict[int, dict[torch.device, list[int]]] = {}
-        for i in self.indices if indices is None else indices:
-            devices = passes.setdefault(alike[group[i]], {})
-            devices.setdefault(source[i].device, []).append(i)
-        for first, devices in passes.items():
+        for first in dict.fromkeys(alike):
             move = moves[first]
-            for members in devices.values():
+            rounding = "nearest" if move.rounding_seed is None else self.rounding
+            for members in _by_device(self._in_groups(chosen, alike, first), source):
                 read = [source[i] for i in members]
                 write = read if target is source else [target[i] for i in members]
-                rounding = "nearest" if move.rounding_seed is None else self.rounding
                 apply(Pass(members, first, read, write, move.decay, move.terms, rounding, move.rounding_seed))
             for g, a in enumerate(alike):
                 if a == first:
                     moved(g)
+
+    def _in_groups(self, chosen: Sequence[int], alike: list[int], first: int) -> list[int]:
+        """Those of `chosen` in a group that moves as group `first`."""
+        if alike.count(first) == len(alike):
+            return list(chosen)
+        group = self.trainables.group
+        return [i for i in chosen if alike[group[i]] == first]
+
+
+def _by_device(members: list[int], tensors: Tensors) -> Iterable[list[int]]:
+    devices = [tensors[i].device for i in members]
+    if len(set(devices)) < 2:
+        return [members] if members else []
+    apart: dict[torch.device, list[int]] = {}
+    for i, device in zip(members, devices):
+        apart.setdefault(device, []).append(i)
+    return apart.values()
