@@ -17,9 +17,10 @@ from zokern.app.methods import METHODS, Closures, Method, Progress
 from zokern.app.options import TrainOptions
 from zokern.app.tasks import UserError
 from zokern.app.training.display import Display
-from zokern.app.training.loop import Stopped, refuse_unlearned, train
+from zokern.app.training.loop import Stopped, train
 from zokern.app.training.report import draw, finish, show_header, show_resume
 from zokern.app.training.run import Run, new_run, resumed_run
+from zokern.app.training.skipped import refuse_unlearned
 
 __all__ = [
     "METHODS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -92,9 +93,30 @@ class Folder:
         except OSError as error:
             raise explain_os_error(error, f"preparing {path}") from None
 
-    def write_json(self, name: str, value: dict[str, Any]) -> Path:
+    def write_json(self, name: str, value: dict[str, Any], sealed: bool = False) -> Path:
+        """Writes a file of one object; `sealed`: with a checksum, which `read_sealed` compares."""
+        if sealed:
+            value = {**value, "check": _check(value)}
         write_atomically(self.file(name), (json.dumps(value, indent=1) + "\n").encode())
         return self.file(name)
+
+    def read_sealed(self, name: str) -> dict[str, Any]:
+        """What `write_json` wrote, without its checksum; an earlier release wrote none.
+
+        Raises:
+            ValueError: it is damaged.
+            OSError: it cannot be read.
+        """
+        try:
+            value = json.loads(self.file(name).read_text())
+        except RecursionError:
+            raise ValueError("it is no JSON") from None
+        if not isinstance(value, dict):
+            raise ValueError("it is no JSON object")
+        check = value.pop("check", None)
+        if check is not None and check != _check(value):
+            raise ValueError("its checksum is not that of its content; it was changed since it was written")
+        return value
 
     def read_config(self) -> dict[str, Any]:
         """The config of the run that is here.
@@ -133,6 +155,10 @@ class Folder:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return [final / name for name in names]
+
+
+def _check(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -195,7 +195,9 @@ def read_steps(log: LineLog) -> dict[int, list[float]]:
         if "options" in row:
             continue
         try:
-            number, values = int(row["step"]), decode_values(row["values"])
+            number, values = row["step"], decode_values(row["values"])
+            if not isinstance(number, int):
+                raise ValueError
         except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(f"{log.path} holds a line that is no step: {str(row)[:200]}.") from None
         if last is not None and number != last + 1:

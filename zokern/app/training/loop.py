@@ -26,15 +26,16 @@ import torch.nn.functional as F
 from zokern.app.data import batch_indices, full_sample
 from zokern.app.methods import Closures, Progress, full_size
 from zokern.app.models import Classifier
-from zokern.app.options import TrainOptions, lr_factor
+from zokern.app.options import lr_factor
 from zokern.app.tasks import Evaluation, Task, UserError, evaluate_logits
 from zokern.app.training.checkpoint import save_checkpoint
 from zokern.app.training.display import Display, StepLine
 from zokern.app.training.log import encode_values, read_steps
 from zokern.app.training.memory import peak_memory, reset_peak_memory
 from zokern.app.training.run import Run
+from zokern.app.training.skipped import advice
 
-__all__ = ["Stopped", "evaluate", "refuse_unlearned", "test_logits", "train"]
+__all__ = ["Stopped", "evaluate", "test_logits", "train"]
 
 # So many steps in a row without a finite update end the run.
 _MAX_SKIPPED = 20
@@ -180,7 +181,7 @@ class _Loop:
         if self.skipped >= _MAX_SKIPPED:
             raise UserError(
                 f"No update was finite in {self.skipped} steps in a row, up to step {step}; the weights were left "
-                f"alone since. {_advice(run.options, optimizer.last.losses)}"
+                f"alone since. {advice(run.options, optimizer.last.losses)}"
             )
 
     def replay(self, step: int) -> None:
@@ -317,34 +318,6 @@ class _Loop:
         """After each step."""
         skipped = self.run.optimizer.last.skipped or not math.isfinite(loss)
         self.skipped = self.skipped + 1 if skipped else 0
-
-
-def refuse_unlearned(run: Run) -> None:
-    """Raises `UserError` at the end of a run whose every step was skipped."""
-    rows = [row for row in run.metrics_log.rows if row["kind"] == "step"]
-    if rows and all(row.get("skipped") for row in rows):
-        losses = run.optimizer.last.losses or [
-            math.nan if row["loss"] is None else row["loss"] for row in rows
-        ]
-        raise UserError(
-            f"No update was finite in any of the {len(rows)} steps: nothing was learned. "
-            f"{_advice(run.options, losses)} What was written is in {run.folder.path}."
-        )
-
-
-def _advice(options: TrainOptions, losses: list[float]) -> str:
-    """Which option it is, by the losses of a step that was skipped."""
-    seen = ", ".join(f"{loss:g}" for loss in losses[:4]) + (", ..." if len(losses) > 4 else "")
-    rates = f"--lr {options.lr:g}" + ("" if options.eps is None else f" and --eps {options.eps:g}")
-    if all(map(math.isfinite, losses)):
-        return (
-            f"The losses are finite (the last step's: {seen}) and the steps they give are not: {rates} do not fit. "
-            "Try a smaller --lr or a larger --eps."
-        )
-    return (
-        f"The losses are not finite (the last step's: {seen}), with {rates} and --dtype {options.dtype}. Try a "
-        "smaller --lr or --eps, or --dtype fp32."
-    )
 
 
 def _evaluation(row: dict[str, Any]) -> Evaluation:
