@@ -123,8 +123,7 @@ class LineLog:
         content, check = _line(row, self._last)
         try:
             if self._file is None:
-                if self.path.exists():
-                    os.truncate(self.path, self._good)  # a torn line
+                self._trim()
                 # Unbuffered: one line is one write to the operating system, which outlives the process.
                 self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
             left = content
@@ -132,7 +131,16 @@ class LineLog:
                 left = left[self._file.write(left) :]
         except OSError as error:
             raise explain_os_error(error, f"writing {self.path}") from None
+        self._good += len(content)
         self._follow(row, check)
+
+    def _trim(self) -> None:
+        """Cuts off a torn line."""
+        try:
+            if self.path.exists() and self.path.stat().st_size > self._good:
+                os.truncate(self.path, self._good)
+        except OSError as error:
+            raise explain_os_error(error, f"writing {self.path}") from None
 
     def _follow(self, row: dict[str, Any], check: str | None) -> None:
         """Notes a line that is now the last."""
@@ -151,11 +159,11 @@ class LineLog:
             raise explain_os_error(error, f"writing {self.path}") from None
 
     def cut(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Leaves out, here and in the file, the rows that `keep` is false for."""
+        """Leaves out, here and in the file, the rows that `keep` is false for, and lines that were not taken."""
         kept = [row for row in self.rows if keep(row)]
-        if len(kept) == len(self.rows):
-            return
         self.close()
+        if len(kept) == len(self.rows):
+            return self._trim()
         content, self._last, self.checks = b"", self.start, {}
         for row in kept:
             line, check = _line(row, self._last)
