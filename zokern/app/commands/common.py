@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from zokern.app.fields import changed, flag
+from zokern.app.fields import Option, changed, check_value, flag
 from zokern.app.tasks import UserError, explain_os_error
 
-__all__ = ["make_display", "option", "plain_errors", "refuse_beside_resume"]
+__all__ = ["folder", "make_display", "option", "plain_errors", "refuse_beside_resume"]
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -52,6 +53,16 @@ def refuse_beside_resume(options: Any, what: str, *more: str, besides: Collectio
     asked = [name for name in changed(options) if name not in besides] + list(more)
     if asked:
         raise UserError(f"--resume takes all options from the {what}; drop {flag(asked[0])}.")
+
+
+def folder(name: str, value: str | None) -> Path | None:
+    """A folder that was typed in.
+
+    Raises:
+        UserError: the text cannot be a path.
+    """
+    check_value(name, value, str | None, Option("", ""))
+    return None if value is None else Path(value)
 
 
 def make_display(quiet: bool) -> Any:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zokern.app.fields import Option, flag, options_of
+from zokern.app.fields import Option, flag, options_of, shown
 from zokern.app.tasks import UserError
 
 __all__ = ["from_options"]
@@ -117,6 +117,8 @@ def _values(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
         elif element is not None:
             parts = _parts(value) if isinstance(value, str) else value
             value = tuple(part.strip() for part in parts if part.strip())
+            if not value and value != given[name]:
+                raise UserError(f"{flag(name)} must name something, got {shown(given[name])}.")
         values[field.name] = value
     return values
 
@@ -130,7 +132,7 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"{name} must be numbers with commas between, got {text!r}.") from None
+        raise UserError(f"{name} must be numbers with commas between, got {shown(text)}.") from None
 
 
 def _hidden(old: str, now: str, values: Mapping[str, str]) -> inspect.Parameter:

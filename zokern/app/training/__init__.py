@@ -84,7 +84,7 @@ def run_training(
             summary = finish(run, result, display)
     finally:
         run.folder.lock.release()
-    refuse_unlearned(run)
+    refuse_unlearned(run, summary["after"]["loss"])
     return summary
 
 

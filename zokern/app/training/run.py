@@ -175,12 +175,7 @@ def load_model(options: TrainOptions, task: Task, display: Display) -> Classifie
     """The model that the options name, on their device and with their threads."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    try:
-        device = torch.device(options.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"--device {options.device} cannot be used: {reason}.") from None
+    device = _device(options.device)
     with display.bytes_bar(f"fetching model {options.model}") as progress:
         return load_classifier(
             options.model,
@@ -195,6 +190,17 @@ def load_model(options: TrainOptions, task: Task, display: Display) -> Classifie
             progress=progress,
             notify=display.say,
         )
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, if it computes anything."""
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).add_(1).item()
+    except Exception as error:  # each kind of device raises its own
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise UserError(f"--device {name} cannot be used: {reason}.") from None
+    return device
 
 
 Parts = tuple[Classifier, Tuned, Method, Any]

@@ -11,8 +11,8 @@ from zokern.app.training.run import Run
 __all__ = ["advice", "refuse_unlearned"]
 
 
-def refuse_unlearned(run: Run) -> None:
-    """Raises `UserError` at the end of a run whose every step was skipped."""
+def refuse_unlearned(run: Run, closing_loss: float) -> None:
+    """Raises `UserError` at the end of a run whose every step was skipped, or whose weights are of no use."""
     rows = [row for row in run.metrics_log.rows if row["kind"] == "step"]
     if rows and all(row.get("skipped") for row in rows):
         losses = run.optimizer.last.losses or [
@@ -21,6 +21,11 @@ def refuse_unlearned(run: Run) -> None:
         raise UserError(
             f"No update was finite in any of the {len(rows)} steps: nothing was learned. "
             f"{advice(run.options, losses)} What was written is in {run.folder.path}."
+        )
+    if not math.isfinite(closing_loss):
+        raise UserError(
+            f"The loss after training is {closing_loss:g}: the weights are of no use. "
+            f"{advice(run.options, [closing_loss])} What was written is in {run.folder.path}."
         )
 
 
