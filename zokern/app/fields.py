@@ -12,12 +12,24 @@ import math
 import numbers
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from zokern.app.tasks import UserError
 
-__all__ = ["Option", "changed", "check_value", "check_values", "flag", "option", "options_of", "shown"]
+__all__ = [
+    "Option",
+    "about",
+    "changed",
+    "check_value",
+    "check_values",
+    "flag",
+    "option",
+    "options_of",
+    "shown",
+]
 
 FP32_MAX = 3.4028234663852886e38
 
@@ -95,7 +107,7 @@ def _trouble(value: Any, kind: Any, declared: Option) -> str:
         return "" if isinstance(value, bool) else "be true or false"
     if kind is str:
         return _trouble_of_text(value, declared)
-    number: type = numbers.Integral if kind is int else numbers.Real
+    number: Any = numbers.Integral if kind is int else numbers.Real
     if not isinstance(value, number) or isinstance(value, bool):
         return "be a whole number" if kind is int else "be a number"
     finite = kind is int or math.isfinite(value)
@@ -124,6 +136,19 @@ def _trouble_of_text(value: Any, declared: Option) -> str:
     except UnicodeEncodeError:
         return "be text that can be written as UTF-8"
     return ""
+
+
+@contextmanager
+def about(name: str, value: Any) -> Iterator[None]:
+    """Has an error that names no option begin with the one it comes from, and its value."""
+    try:
+        yield
+    except UserError as error:
+        if name in str(error) or str(error).startswith("--"):
+            raise
+        text = str(value)
+        plain = text.isprintable() and text.strip() == text and len(text) <= 200
+        raise UserError(f"{name} {text if plain else shown(text)}: {error}") from None
 
 
 def shown(value: Any) -> str:

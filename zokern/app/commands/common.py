@@ -24,7 +24,7 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except UserError as error:
-            print(f"zokern: {error}", file=sys.stderr)
+            print(f"zokern: {_printable(str(error))}", file=sys.stderr)
             raise typer.Exit(2) from None
         except OSError as error:
             print(f"zokern: {explain_os_error(error, 'using a file')}", file=sys.stderr)
@@ -34,6 +34,13 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _printable(text: str) -> str:
+    """A text in which what a terminal would obey, or cannot show, is written as an escape."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:

@@ -21,6 +21,7 @@ from zokern.app.compare.grid import Grid
 from zokern.app.compare.options import CompareOptions
 from zokern.app.compare.plan import Cell, place, plan
 from zokern.app.compare.table import show_table, write_tables
+from zokern.app.fields import about
 from zokern.app.options import renamed
 from zokern.app.tasks import Task, UserError, explain_os_error, load_task
 from zokern.app.training import terminate_as_interrupt
@@ -67,16 +68,19 @@ def run_comparison(
     """
     display = Display() if display is None else display
     if resume is not None:
-        folder, options = resume, _saved(resume)
+        with about("--resume", resume):
+            folder, options = resume, _saved(resume)
     else:
         options = CompareOptions() if options is None else options
         folder = place(options) if out is None else out
     options.check()
     lock = FolderLock(folder)
-    lock.refuse_if_taken()
+    with about("--resume" if resume is not None else "--out", folder):
+        lock.refuse_if_taken()
     task = _task(options, display)
     cells = plan(options, task)
-    _claim(folder, options, overwrite, lock)
+    with about("--resume" if resume is not None else "--out", folder):
+        _claim(folder, options, overwrite, lock)
     try:
         return _run_all(cells, task, options, folder, display)
     finally:
@@ -105,7 +109,7 @@ def _run_all(
 
 
 def _task(options: CompareOptions, display: Display) -> Task:
-    with display.bytes_bar(f"fetching data for {options.task}") as progress:
+    with about("--task", options.task), display.bytes_bar(f"fetching data for {options.task}") as progress:
         return load_task(
             options.task,
             prompt=options.prompt,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from zokern.app.defaults import resolve
+from zokern.app.fields import about
 from zokern.app.methods import Method, build_optimizer, check_method
 from zokern.app.models import Classifier, load_classifier
 from zokern.app.options import DTYPES, TrainOptions
@@ -69,7 +70,8 @@ def new_run(options: TrainOptions, display: Display, overwrite: bool = False) ->
     folder = Folder(Path(options.out))
     _refuse_if_taken(folder, overwrite)
     parts_ = _build(options, task, display)
-    folder.claim(overwrite)
+    with about("--out", options.out):
+        folder.claim(overwrite)
     config = {
         "format": FORMAT,
         "options": options.as_dict(),
@@ -95,10 +97,11 @@ def resumed_run(path: Path, steps: int | None, display: Display) -> Run:
         UserError: there is no run, or model and data are not those it was started with.
     """
     folder = Folder(path)
-    folder.read_config()  # there is a run
-    folder.lock.take()
-    with folder.lock.held_on_error():
-        return _resumed(folder, steps, display)
+    with about("--resume", path):
+        folder.read_config()  # there is a run
+        folder.lock.take()
+        with folder.lock.held_on_error():
+            return _resumed(folder, steps, display)
 
 
 def _resumed(folder: Folder, steps: int | None, display: Display) -> Run:
@@ -149,12 +152,13 @@ def _refuse_other_data(path: Path, task: Task, config: dict[str, Any]) -> None:
 def _refuse_if_taken(folder: Folder, overwrite: bool) -> None:
     """Says so before anything slow happens; `claim` decides again when the run starts."""
     if not overwrite and folder.path.exists():
-        folder.check_free(overwrite=False)
+        with about("--out", folder.path):
+            folder.check_free(overwrite=False)
 
 
 def load_run_task(options: TrainOptions, display: Display) -> Task:
     """The task that the options name, in their wording and sizes."""
-    with display.bytes_bar(f"fetching data for {options.task}") as progress:
+    with about("--task", options.task), display.bytes_bar(f"fetching data for {options.task}") as progress:
         return load_task(
             options.task,
             prompt=options.prompt,
@@ -176,7 +180,7 @@ def load_model(options: TrainOptions, task: Task, display: Display) -> Classifie
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = _device(options.device)
-    with display.bytes_bar(f"fetching model {options.model}") as progress:
+    with about("--model", options.model), display.bytes_bar(f"fetching model {options.model}") as progress:
         return load_classifier(
             options.model,
             task,
@@ -209,21 +213,19 @@ Parts = tuple[Classifier, Tuned, Method, Any]
 def _build(options: TrainOptions, task: Task, display: Display) -> Parts:
     model = load_model(options, task, display)
     assert options.tuning is not None  # resolved
-    tuned = apply_tuning(
-        options.tuning,
-        model,
-        TuningOptions(
-            modules=options.train_modules,
-            last_layers=options.last_layers,
-            lora_rank=options.lora_rank,
-            lora_alpha=options.lora_alpha,
-            lora_targets=options.lora_targets,
-            bottleneck=options.bottleneck,
-            rank=options.rank,
-            prefix_tokens=options.prefix_tokens,
-            seed=options.seed,
-        ),
+    wanted = TuningOptions(
+        modules=options.train_modules,
+        last_layers=options.last_layers,
+        lora_rank=options.lora_rank,
+        lora_alpha=options.lora_alpha,
+        lora_targets=options.lora_targets,
+        bottleneck=options.bottleneck,
+        rank=options.rank,
+        prefix_tokens=options.prefix_tokens,
+        seed=options.seed,
     )
+    with about("--tuning", options.tuning):
+        tuned = apply_tuning(options.tuning, model, wanted)
     model.to(options.device).eval()
     model.prepare(task)
     method, optimizer = build_optimizer(model, options)

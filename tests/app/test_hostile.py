@@ -1,0 +1,214 @@
+"""Every option of every command with hostile values: no traceback, and what is refused is named with its value.
+
+Commands and options are found in the typer app itself: a new one is covered by being there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import shutil
+
+import click
+import pytest
+import typer
+
+from zokern.app import training
+from zokern.app.cli import app
+from zokern.app.compare import runner
+from zokern.app.tasks import TASKS
+
+LONG = "x" * 5000
+TEXTS = [
+    "",
+    " ",
+    ",",
+    "[bold]",
+    "[/bold]",
+    "[red]x[/green]",
+    "a\0b",
+    "\ud800",
+    "a\nb",
+    "\x1b[31m",
+    "1e300",
+    "-1",
+    "nan",
+    "inf",
+    "0",
+    "99999999999999999999999",
+    "1" + "0" * 400,
+    "meta",
+    "{}",
+    "{text}{",
+    "$x",
+    "..",
+    "/",
+    "~nobody-of-that-name",
+    "/dev/null",
+    "/dev/full",
+    "/proc/self/mem",
+    "FILE",
+    "FOLDER",
+    "UNREADABLE",
+    "A[bold]FILE",
+    "a=b:c,d",
+    LONG,
+]
+NUMBERS = [
+    "",
+    "x",
+    "-1",
+    "0",
+    "-0.0",
+    "1.5",
+    "1e300",
+    "-1e300",
+    "1e-300",
+    "nan",
+    "inf",
+    "-inf",
+    "True",
+    "0x10",
+    "1_0",
+    "१",
+    "9223372036854775808",
+    "99999999999999999999999",
+    "1" + "0" * 5000,
+    "[bold]",
+    "a\0b",
+]
+
+
+def commands() -> dict[str, click.Command]:
+    return dict(GROUP.commands)
+
+
+GROUP = typer.main.get_command(app)
+
+
+def takes_a_number(parameter) -> bool:
+    return parameter.metavar in ("INTEGER", "FLOAT")
+
+
+def cases():
+    for name, command in commands().items():
+        for parameter in command.params:
+            if parameter.name == "help" or getattr(parameter, "is_flag", False):
+                continue
+            yield pytest.param(name, parameter, id=f"{name}-{parameter.name}")
+
+
+def places(tmp_path):
+    """Files and folders that stand for words of the list."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file.txt").write_text("text\n")
+    (tmp_path / "a[bold]file.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 8)
+    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "unreadable" / "config.json").write_text("{}")
+    (tmp_path / "unreadable").chmod(0)
+    return {
+        "FILE": "file.txt",
+        "FOLDER": "folder",
+        "UNREADABLE": "unreadable",
+        "A[bold]FILE": "a[bold]file.csv",
+    }
+
+
+def run_command(*arguments):
+    """(exit code, what was printed, the exception where there is one) of a command line."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            GROUP.main(list(arguments), prog_name="zokern")
+        except SystemExit as exit:
+            return exit.code or 0, printed.getvalue(), None
+        except Exception as error:
+            return 1, printed.getvalue(), error
+    return 0, printed.getvalue(), None
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOKERN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("zokern.app.plots.learning_curve", lambda *args, **kwargs: None)
+    real = training.train
+
+    def train(run, display):
+        if run.options.steps > 5:  # as many as were asked for: stopped
+            raise training.Stopped(0, run.folder.path)
+        return real(run, display)
+
+    monkeypatch.setattr(training, "train", train)
+    result = {
+        "accuracy": 0.5,
+        "calibrated_accuracy": 0.5,
+        "loss": 1.0,
+        "examples": 5,
+        "forward_passes": 4,
+        "seconds": 1,
+    }
+    result |= {"peak_memory_bytes": 1, "trainable_parameters": 1, "steps": 1, "curve": [[4, 0.5, 5]]}
+    monkeypatch.setattr(runner, "_run", lambda *arguments: result)  # without a child
+    monkeypatch.setattr(runner, "draw_comparison", lambda rows, folder, *rest: folder / "curves.png")
+    digits = TASKS["digits"](None)
+    monkeypatch.setitem(TASKS, "digits", lambda progress: dataclasses.replace(digits))
+
+    return run_command
+
+
+BASE = {
+    "train": {
+        "--task": "digits",
+        "--steps": "1",
+        "--test-size": "5",
+        "--batch-size": "4",
+        "--train-size": "20",
+    },
+    "compare": {
+        "--task": "digits",
+        "--runs": "mezo:full",
+        "--forwards": "4",
+        "--seeds": "1",
+        "--test-size": "5",
+    },
+    "info": {},
+}
+
+
+@pytest.mark.parametrize(("name", "parameter"), cases())
+def test_hostile_values(name, parameter, invoke, tmp_path):
+    there = places(tmp_path)
+    flag = max(parameter.opts, key=len)
+    wrong = []
+    for value in NUMBERS if takes_a_number(parameter) else TEXTS:
+        value = there.get(value, value)
+        base = {option: given for option, given in BASE[name].items() if option not in parameter.opts}
+        base = {} if flag == "--resume" else base
+        arguments = [name, *(word for pair in base.items() for word in pair), f"{flag}={value}"]
+        code, said, error = invoke(*arguments)
+        plain = re.sub(r"[\s│╭╮╰╯─]+", "", said)
+        if error is not None:
+            wrong.append(f"{value[:60]!r}: {error!r}"[:400])
+        elif "Traceback" in said:
+            wrong.append(f"{value[:60]!r}: a traceback is printed")
+        elif code not in (0, 130):
+            if not any(option in plain for option in parameter.opts):
+                wrong.append(f"{value[:60]!r}: the option is not named in: {said.strip()[-300:]}")
+            elif not any(form in plain for form in forms(value)):
+                wrong.append(f"{value[:60]!r}: the value is not named in: {said.strip()[-300:]}")
+        for left in ("out", "runs"):
+            shutil.rmtree(tmp_path / left, ignore_errors=True)
+    assert not wrong, "\n".join(wrong)
+
+
+def forms(value):
+    """How a value may be written in a message: as it is, as Python writes it, or as the number it is."""
+    found = [value, repr(value)[1:-1], ascii(value)[1:-1]]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            found += [repr(kind(value)), f"{kind(value):g}"]
+    return [re.sub(r"\s+", "", form)[:40] for form in found]
