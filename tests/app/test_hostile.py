@@ -20,6 +20,8 @@ from zokern.app.cli import app
 from zokern.app.compare import runner
 from zokern.app.tasks import TASKS
 
+from .conftest import WORDS
+
 LONG = "x" * 5000
 TEXTS = [
     "",
@@ -179,36 +181,99 @@ BASE = {
 }
 
 
-@pytest.mark.parametrize(("name", "parameter"), cases())
+def trouble(invoke, arguments, parameter, value):
+    """What is wrong with how a command ends that is given a hostile value; "" where nothing is."""
+    code, said, error = invoke(*arguments, f"{max(parameter.opts, key=len)}={value}")
+    plain = re.sub(r"[\s│╭╮╰╯─]+", "", said)
+    if error is not None:
+        return f"{value[:60]!r}: {error!r}"[:400]
+    if "Traceback" in said:
+        return f"{value[:60]!r}: a traceback is printed"
+    if code in (0, 130):
+        return ""
+    if not any(option in plain for option in parameter.opts):
+        return f"{value[:60]!r}: the option is not named in: {said.strip()[-300:]}"
+    if not any(form in plain for form in forms(value)):
+        return f"{value[:60]!r}: the value is not named in: {said.strip()[-300:]}"
+    return ""
+
+
+@pytest.mark.parametrize(("name", "parameter"), list(cases()))
 def test_hostile_values(name, parameter, invoke, tmp_path):
     there = places(tmp_path)
-    flag = max(parameter.opts, key=len)
+    base = {option: given for option, given in BASE[name].items() if option not in parameter.opts}
+    if "--resume" in parameter.opts:
+        base = {}
+    words = [word for pair in base.items() for word in pair]
     wrong = []
     for value in NUMBERS if takes_a_number(parameter) else TEXTS:
-        value = there.get(value, value)
-        base = {option: given for option, given in BASE[name].items() if option not in parameter.opts}
-        base = {} if flag == "--resume" else base
-        arguments = [name, *(word for pair in base.items() for word in pair), f"{flag}={value}"]
-        code, said, error = invoke(*arguments)
-        plain = re.sub(r"[\s│╭╮╰╯─]+", "", said)
-        if error is not None:
-            wrong.append(f"{value[:60]!r}: {error!r}"[:400])
-        elif "Traceback" in said:
-            wrong.append(f"{value[:60]!r}: a traceback is printed")
-        elif code not in (0, 130):
-            if not any(option in plain for option in parameter.opts):
-                wrong.append(f"{value[:60]!r}: the option is not named in: {said.strip()[-300:]}")
-            elif not any(form in plain for form in forms(value)):
-                wrong.append(f"{value[:60]!r}: the value is not named in: {said.strip()[-300:]}")
+        wrong.append(trouble(invoke, [name, *words], parameter, there.get(value, value)))
         for left in ("out", "runs"):
             shutil.rmtree(tmp_path / left, ignore_errors=True)
-    assert not wrong, "\n".join(wrong)
+    assert not any(wrong), "\n".join(filter(None, wrong))
+
+
+TUNED = {
+    "last_layers": "last-layers",
+    "bottleneck": "tt",
+    "rank": "tt",
+    "prefix_tokens": "prefix",
+    "train_modules": None,
+}
+READ = ["1", "100000000", "9223372036854775807", "3.4e38", "1e-300"]
+WRITTEN = [
+    "[/bold]",
+    "{}",
+    "{text}{",
+    "[red]x[/green]",
+    "a\nb",
+    "\x1b[31m",
+    ",",
+    "$x",
+    "FILE",
+    "FOLDER",
+    LONG,
+]
+
+
+def of_text():
+    for parameter in commands()["train"].params:
+        if getattr(parameter, "rich_help_panel", None) in (
+            "Text and data",
+            "Which parameters",
+        ) or parameter.name in (
+            "model",
+            "max_parallel",
+            "eval_batch_size",
+        ):
+            if not getattr(parameter, "is_flag", False):
+                yield pytest.param(parameter, id=parameter.name)
+
+
+@pytest.mark.parametrize("parameter", list(of_text()))
+def test_hostile_values_where_there_is_text(parameter, invoke, tmp_path, model_folder, data_folder):
+    """The same of options that digits do not read, with values that are read: huge numbers, braces, markup."""
+    there = places(tmp_path)
+    base = {"--task": data_folder, "--model": model_folder("gpt2"), "--label-words": ",".join(WORDS)}
+    base |= {"--answer": "It was", "--steps": 1, "--test-size": 2, "--batch-size": 2, "--tuning": "lora"}
+    base["--tuning"] = TUNED.get(parameter.name, "lora")
+    words = [
+        word
+        for option, given in base.items()
+        if option not in parameter.opts and given is not None
+        for word in (option, str(given))
+    ]
+    wrong = []
+    for value in READ if takes_a_number(parameter) else WRITTEN:
+        wrong.append(trouble(invoke, ["train", *words], parameter, there.get(value, value)))
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    assert not any(wrong), "\n".join(filter(None, wrong))
 
 
 def forms(value):
     """How a value may be written in a message: as it is, as Python writes it, or as the number it is."""
-    found = [value, repr(value)[1:-1], ascii(value)[1:-1]]
+    found = [value, repr(value)[1:-1], ascii(value)[1:-1], value.partition(",")[0] or value]
     for kind in (int, float):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             found += [repr(kind(value)), f"{kind(value):g}"]
     return [re.sub(r"\s+", "", form)[:40] for form in found]

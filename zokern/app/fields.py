@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from zokern.app.tasks import UserError
+from zokern.app.tasks import UserError, explain_os_error
 
 __all__ = [
     "Option",
@@ -143,9 +143,10 @@ def about(name: str, value: Any) -> Iterator[None]:
     """Has an error that names no option begin with the one it comes from, and its value."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as found:
+        error = explain_os_error(found, "using a file") if isinstance(found, OSError) else found
         if name in str(error) or str(error).startswith("--"):
-            raise
+            raise error from None
         text = str(value)
         plain = text.isprintable() and text.strip() == text and len(text) <= 200
         raise UserError(f"{name} {text if plain else shown(text)}: {error}") from None

@@ -66,7 +66,7 @@ def new_run(options: TrainOptions, display: Display, overwrite: bool = False) ->
     if options.out is None:
         name = str(options.model).rstrip("/").split("/")[-1]
         parts = (Path(options.task).name, name, options.method, options.tuning)
-        options.out = str(Path("runs") / f"{'-'.join(str(p) for p in parts)}-seed{options.seed}")
+        options.out = str(Path("runs") / f"{'-'.join(str(p)[:60] for p in parts)}-seed{options.seed}")
     folder = Folder(Path(options.out))
     _refuse_if_taken(folder, overwrite)
     parts_ = _build(options, task, display)
@@ -151,8 +151,8 @@ def _refuse_other_data(path: Path, task: Task, config: dict[str, Any]) -> None:
 
 def _refuse_if_taken(folder: Folder, overwrite: bool) -> None:
     """Says so before anything slow happens; `claim` decides again when the run starts."""
-    if not overwrite and folder.path.exists():
-        with about("--out", folder.path):
+    with about("--out", folder.path):
+        if not overwrite and folder.path.exists():
             folder.check_free(overwrite=False)
 
 

@@ -33,6 +33,7 @@ def advice(options: TrainOptions, losses: list[float]) -> str:
     """Which option it is, by the losses of a step that was skipped."""
     seen = ", ".join(f"{loss:g}" for loss in losses[:4]) + (", ..." if len(losses) > 4 else "")
     rates = f"--lr {options.lr:g}" + ("" if options.eps is None else f" and --eps {options.eps:g}")
+    rates += f", --weight-decay {options.weight_decay:g}" if options.weight_decay else ""
     if all(map(math.isfinite, losses)):
         return (
             f"The losses are finite (the last step's: {seen}) and the steps they give are not: {rates} do not fit. "
