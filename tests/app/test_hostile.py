@@ -193,7 +193,7 @@ def trouble(invoke, arguments, parameter, value):
         return ""
     if not any(option in plain for option in parameter.opts):
         return f"{value[:60]!r}: the option is not named in: {said.strip()[-300:]}"
-    if not any(form in plain for form in forms(value)):
+    if len(value) < 1000 and not any(form in plain for form in forms(value)):  # of longer ones a part at most
         return f"{value[:60]!r}: the value is not named in: {said.strip()[-300:]}"
     return ""
 
@@ -220,7 +220,7 @@ TUNED = {
     "prefix_tokens": "prefix",
     "train_modules": None,
 }
-READ = ["1", "100000000", "9223372036854775807", "3.4e38", "1e-300"]
+READ = ["1", "3000", "100000000", "9223372036854775807", "3.4e38", "1e-300"]
 WRITTEN = [
     "[/bold]",
     "{}",
@@ -238,16 +238,13 @@ WRITTEN = [
 
 def of_text():
     for parameter in commands()["train"].params:
-        if getattr(parameter, "rich_help_panel", None) in (
-            "Text and data",
-            "Which parameters",
-        ) or parameter.name in (
+        panel = getattr(parameter, "rich_help_panel", None)
+        chosen = panel in ("Text and data", "Which parameters") or parameter.name in (
             "model",
-            "max_parallel",
             "eval_batch_size",
-        ):
-            if not getattr(parameter, "is_flag", False):
-                yield pytest.param(parameter, id=parameter.name)
+        )
+        if chosen and not getattr(parameter, "is_flag", False):
+            yield pytest.param(parameter, id=parameter.name)
 
 
 @pytest.mark.parametrize("parameter", list(of_text()))
@@ -255,7 +252,7 @@ def test_hostile_values_where_there_is_text(parameter, invoke, tmp_path, model_f
     """The same of options that digits do not read, with values that are read: huge numbers, braces, markup."""
     there = places(tmp_path)
     base = {"--task": data_folder, "--model": model_folder("gpt2"), "--label-words": ",".join(WORDS)}
-    base |= {"--answer": "It was", "--steps": 1, "--test-size": 2, "--batch-size": 2, "--tuning": "lora"}
+    base |= {"--answer": "It was", "--steps": 1, "--test-size": 2, "--batch-size": 1, "--tuning": "lora"}
     base["--tuning"] = TUNED.get(parameter.name, "lora")
     words = [
         word

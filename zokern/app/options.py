@@ -21,6 +21,8 @@ __all__ = ["DTYPES", "MOST_THREADS", "RENAMED", "SCHEDULES", "TrainOptions", "lr
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = ("constant", "linear", "cosine")
+MOST_FEATURES = 1 << 16
+"""Of an adapter or prefix: more than a model is wide; a number mistyped would take all memory."""
 MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
 """PyTorch starts as many as it is told to, and dies where the system has no more."""
 
@@ -129,14 +131,14 @@ class TrainOptions:
         repeated=True,
     )
     last_layers: int = option(2, _TUNE, "Blocks trained by --tuning last-layers.", positive=True)
-    lora_rank: int = option(4, _TUNE, "LoRA rank r.", positive=True)
+    lora_rank: int = option(4, _TUNE, "LoRA rank r.", positive=True, most=MOST_FEATURES)
     lora_alpha: float = option(32.0, _TUNE, "LoRA is scaled by alpha / r.", positive=True)
     lora_targets: tuple[str, ...] = option(
         (), _TUNE, "Linear layers that get LoRA, with commas.", shown="query and value"
     )
-    bottleneck: int = option(64, _TUNE, "Features inside a TT adapter.", positive=True)
-    rank: int = option(5, _TUNE, "TT-rank of a TT adapter's projections.", positive=True)
-    prefix_tokens: int = option(5, _TUNE, "Tokens of the prefix.", positive=True)
+    bottleneck: int = option(64, _TUNE, "Features inside a TT adapter.", positive=True, most=MOST_FEATURES)
+    rank: int = option(5, _TUNE, "TT-rank of a TT adapter's projections.", positive=True, most=MOST_FEATURES)
+    prefix_tokens: int = option(5, _TUNE, "Tokens of the prefix.", positive=True, most=MOST_FEATURES)
 
     lr: float | None = option(
         None,

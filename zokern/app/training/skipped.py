@@ -32,8 +32,9 @@ def refuse_unlearned(run: Run, closing_loss: float) -> None:
 def advice(options: TrainOptions, losses: list[float]) -> str:
     """Which option it is, by the losses of a step that was skipped."""
     seen = ", ".join(f"{loss:g}" for loss in losses[:4]) + (", ..." if len(losses) > 4 else "")
-    rates = f"--lr {options.lr:g}" + ("" if options.eps is None else f" and --eps {options.eps:g}")
+    rates = f"--lr {options.lr:g}" + ("" if options.eps is None else f", --eps {options.eps:g}")
     rates += f", --weight-decay {options.weight_decay:g}" if options.weight_decay else ""
+    rates += f", --lora-alpha {options.lora_alpha:g}" if options.tuning == "lora" else ""
     if all(map(math.isfinite, losses)):
         return (
             f"The losses are finite (the last step's: {seen}) and the steps they give are not: {rates} do not fit. "
