@@ -15,6 +15,9 @@ from ..call.checks import extent
 
 Extent = tuple[int, int]
 
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_unwrap = torch._C._functorch.get_unwrapped
+
 # properties that give values; all others (shape, dtype, device, ...) give facts about the tensor
 VALUE_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
 # fmt: off
@@ -84,7 +87,7 @@ class Watch(TorchFunctionMode):
             self._look(tensor)
         result = func(*args, **kwargs)
         for frame in self.frames:
-            for tensor in _tensors(result) if frame.extents else ():
+            for tensor in map(_inner, _tensors(result)) if frame.extents else ():
                 if _storage(tensor) and _meet(extent(tensor), frame.extents):
                     frame.aliases.append(weakref.ref(tensor))
         return result
@@ -95,6 +98,7 @@ class Watch(TorchFunctionMode):
         return any(_meet(extent(tensor), frame.extents) for tensor in kept)
 
     def _look(self, tensor: Tensor) -> None:
+        tensor = _inner(tensor)
         for place, i in self._places.get(_storage(tensor), ()):
             if _meet(place, [extent(tensor)]):
                 self.found.add(i)
@@ -105,6 +109,17 @@ def _meet(one: Extent, others: Sequence[Extent]) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Address of the tensor's storage; 0 where there is none (meta, sparse)."""
-    here = tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel()
-    return tensor.untyped_storage().data_ptr() if here else 0
+    """Address of the tensor's storage; 0 where there is none (meta, sparse, traced)."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # of a tracer or a subclass
+        return 0
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    """The tensor that functorch's transforms (vmap, grad) have wrapped."""
+    while _is_wrapped(tensor):
+        tensor = _unwrap(tensor)
+    return tensor

@@ -14,9 +14,10 @@ from torch import nn
 from ..call.checks import check_choice, check_number, check_seed
 from ..random import derive_seed
 from ._groups import as_groups
+from ._random_state import CommonRandomNumbers
 from .attached import AttachedOptimizer
 from .evaluate import EVALUATIONS
-from .moves import Apply, Direction, Point
+from .moves import Apply, Direction, Point, uninterrupted
 from .options import Params, Queries
 from .perturbation import FullNoise, Perturbation
 from .record import Closure, Estimate, StepRecord
@@ -74,6 +75,10 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             parameters in other ways calls `flush()` first. Of a compiled module, pass the compiled one,
             whose hook stands before the graph. No effect where evaluation is batched.
         rounding: of updates to 16-bit weights: "stochastic" or "nearest". Probes round to nearest.
+        common_random_numbers: dropout and all else that draws from PyTorch's global generators (CPU and
+            devices) draws the same numbers in all losses of a step, from a state that derives from (seed,
+            step), so that their difference is that of the weights. Global state is afterwards what it was.
+            False leaves the generators alone: each loss has a dropout of its own.
         seed: of the run, int in [0, 2**64): seeds of steps and queries derive from it, and no
             global generator is read or set.
         module: the module that owns the parameters, when `params` is not it.
@@ -101,6 +106,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         restore: str = "auto",
         lazy: bool = False,
         rounding: str = "stochastic",
+        common_random_numbers: bool = True,
         seed: int = 0,
         module: nn.Module | None = None,
     ) -> None:
@@ -137,6 +143,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         self.distribution = distribution
         self.num_queries = num_queries
         self.evaluation, self.max_parallel = evaluation, max_parallel
+        if not isinstance(common_random_numbers, bool):
+            raise TypeError(f"common_random_numbers must be True or False, got {common_random_numbers!r}")
+        self._randomness = CommonRandomNumbers(common_random_numbers)
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
         super().__init__(as_groups(params), {"eps": eps, **defaults}, module, restore)
@@ -164,7 +173,11 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """The losses at several points, each named as in `evaluate`; batched in one forward."""
         found: list[float] = []
         offsets = [self._per_group(terms) for terms in points]
-        with self._moving():
+        with (
+            self._exclusive.use("evaluate", nested=True),
+            self._randomness.of(self.seed, self._steps),
+            self._moving(),
+        ):
             for loss in self._evaluator(functools.partial(self._call, closure), offsets):
                 self.num_evaluations += 1
                 self.last.losses.append(loss)
@@ -235,9 +248,11 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         decays = self._broadcast(decay)
         if self.skips(*decays, *(value for o in offsets for value in o.values())):
             return False
-        self.engine.commit(decays, offsets)
         coefficients = {key: [o[key] for o in offsets] for key in terms}
-        self.last.commits.append((decays, coefficients))
+        with uninterrupted():
+            self.engine.commit(decays, offsets)
+            self._committed = True
+            self.last.commits.append((decays, coefficients))
         return True
 
     def update(self, apply: Apply) -> None:
@@ -247,7 +262,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         weights it starts from are `work.decay * source + sum work.terms * z`; what it writes to
         `work.target` becomes the committed weights.
         """
-        self.engine.update(apply)
+        with uninterrupted():
+            self.engine.update(apply)
+            self._committed = True
 
     def skips(self, *values: float) -> bool:
         """Whether a value is not a finite fp32 number; if so this step counts as skipped."""

@@ -98,6 +98,13 @@ class MeZO(ZerothOrderOptimizer):
             self._history.appendleft(estimate.grads)
         return estimate.loss
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, which past estimates do not move."""
+        super().add_param_group(param_group)
+        for grads in self._history:
+            for values in grads.values():
+                values.append(0.0)
+
     @property
     def keeps_masks(self) -> bool:
         """The dense momentum is updated by passes over its own values."""

@@ -31,6 +31,7 @@ class Common(TypedDict, total=False):
     restore: str
     lazy: bool
     rounding: str
+    common_random_numbers: bool
     seed: int
     module: nn.Module | None
 
