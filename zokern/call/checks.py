@@ -149,6 +149,8 @@ def check_no_grad(name: str, tensors: Sequence[Tensor]) -> None:
 def extent(tensor: Tensor) -> tuple[int, int]:
     """First and one-past-last byte that the tensor may touch."""
     start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return start, start + (last + 1) * tensor.element_size()
 

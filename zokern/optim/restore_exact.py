@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ..call.checks import extent
 from ._derived import forget_derived
 from ._hooks import ModuleHook, Owned
 from ._watch import Frame, Watch
@@ -97,19 +96,11 @@ class _ForwardHook(ModuleHook):
         engine = self._engine()
         if not (isinstance(engine, Exact) and engine.active):
             return
-        with torch._C._DisableFuncTorch():  # the parameters themselves, whatever transforms the forward
-            self._swap(engine)
-
-    def _swap(self, engine: Exact) -> None:
-        started, watcher = time.perf_counter(), engine.watcher
-        if watcher is not None:
-            watcher.paused += 1
-        try:
+        started = time.perf_counter()
+        # the parameters themselves, whatever transforms the forward, and reads that no watch sees
+        with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction():
             self.swap(engine, self.own)
-        finally:
-            if watcher is not None:
-                watcher.paused -= 1
-            engine.seconds_in_hooks += time.perf_counter() - started
+        engine.seconds_in_hooks += time.perf_counter() - started
 
 
 class Exact(Engine):
@@ -273,7 +264,7 @@ class Exact(Engine):
             params[i].data = view
         self._unseen.difference_update(bases)
         if self.watcher is not None:
-            frame.extents = [extent(view) for view in views.values() if view.numel()]
+            self.watcher.lend(frame, views.values())
 
     def _perturbed(self, bases: dict[int, Tensor]) -> dict[int, Tensor]:
         """Perturbed copies of `bases`. Those of tied weights are made once an evaluation."""
