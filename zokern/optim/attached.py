@@ -37,6 +37,7 @@ class AttachedOptimizer(SavedOptimizer):
     evaluation: str
     max_parallel: int | None
     seed: int
+    streams: str
     lazy: bool
     rounding: str
     num_evaluations = 0
@@ -288,7 +289,7 @@ class AttachedOptimizer(SavedOptimizer):
         state = None if self._engine is None else self._engine.state()
         self._detach()
         module = None if self._module is None else self._module()
-        trainables = find_trainables(self.param_groups)
+        trainables = find_trainables(self.param_groups, module, self.streams)
         self._presence = Presence(trainables, module)
         restore = choose_restore(self._asked_restore, self._needs(), trainables.params, module)
         passes = self._prepare(trainables)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..call.checks import check_choice, check_number, check_seed
 from ..random import derive_seed
-from ._groups import as_groups
+from ._groups import STREAMS, as_groups
 from ._random_state import CommonRandomNumbers
 from .attached import AttachedOptimizer
 from .evaluate import EVALUATIONS
@@ -52,7 +52,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
     Args:
         params: a module, `parameters()`, `named_parameters()` or param groups (dicts with "params"
             and any option of `defaults` or "eps"). Frozen parameters are skipped; tied ones are
-            moved once. The n-th trainable draws from stream n.
+            moved once. The n-th trainable draws from stream n; see `streams`.
         defaults: options that a param group may override; "lr" among them.
         eps: perturbation scale; a param group may override it.
         num_queries: directions a step, or a schedule with `queries(epoch)`.
@@ -63,7 +63,8 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             Needs the module; trainables may be those of TT layers and adapters and of `nn.Linear`
             (LoRA, heads). The closure calls the module each time with the same inputs, and computes the
             loss from its outputs; both have the batch first. Losses agree with the loop's to rounding,
-            and equal losses give equal weights. Memory: the activations of all points.
+            and equal losses give equal weights; the first step evaluates both and refuses a model whose
+            rows meet. Memory: the activations of all points.
         max_parallel: most copies in one forward; default all.
         restore: how weights come back from a probe. "inplace": they are moved themselves, no
             memory, back to rounding. "exact": never displaced; each module's perturbed copy lives
@@ -81,6 +82,10 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             False leaves the generators alone: each loss has a dropout of its own.
         seed: of the run, int in [0, 2**64): seeds of steps and queries derive from it, and no
             global generator is read or set.
+        streams: the order in which trainables count their streams. "auto": the module's own where it is
+            known, so that taking a group without decay apart changes no noise; else as listed. "name": by
+            name, numbers by value. "order": as listed, group by group (as up to version 0.1; states of
+            those versions resume so).
         module: the module that owns the parameters, when `params` is not it.
 
     Raises:
@@ -108,6 +113,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         rounding: str = "stochastic",
         common_random_numbers: bool = True,
         seed: int = 0,
+        streams: str = "auto",
         module: nn.Module | None = None,
     ) -> None:
         check_choice("restore", restore, ("auto", *MODES))
@@ -137,7 +143,8 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                     f"{option} needs the module, {purpose}: pass the model itself in place of its "
                     f"parameters, or module=model beside param groups"
                 )
-        self.seed = check_seed("seed", seed)
+        check_choice("streams", streams, STREAMS)
+        self.seed, self.streams = check_seed("seed", seed), streams
         self.lazy = bool(lazy) and evaluation == "loop"  # batched: no displacement to fuse with
         self.rounding = rounding
         self.distribution = distribution

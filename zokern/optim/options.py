@@ -33,6 +33,7 @@ class Common(TypedDict, total=False):
     rounding: str
     common_random_numbers: bool
     seed: int
+    streams: str
     module: nn.Module | None
 
 

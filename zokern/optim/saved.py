@@ -21,6 +21,7 @@ class SavedOptimizer(torch.optim.Optimizer):
     lazy: bool
     num_evaluations: int
     skipped_steps: int
+    streams: str
     _steps: int
     _epoch: int | None
     _engine: Engine | None
@@ -51,6 +52,7 @@ class SavedOptimizer(torch.optim.Optimizer):
         state["zokern"] = {
             "optimizer": type(self).__name__,
             "seed": self.seed,
+            "streams": self.streams,
             "lazy": self.lazy,
             "steps": self._steps,
             "epoch": self._epoch,
@@ -80,6 +82,9 @@ class SavedOptimizer(torch.optim.Optimizer):
         super().load_state_dict({k: v for k, v in state_dict.items() if k != "zokern"})
         self._keep_dtypes(state_dict)
         self.seed, self._steps, self._epoch = own["seed"], own["steps"], own["epoch"]
+        if (streams := own.get("streams", "order")) != self.streams:  # of version 0.1, in order
+            self.streams = streams
+            self._attach()
         self.lazy = self.lazy and own["lazy"]
         self.num_evaluations = own["num_evaluations"]
         self.skipped_steps = own["skipped_steps"]
@@ -93,6 +98,9 @@ class SavedOptimizer(torch.optim.Optimizer):
             f"a {type(self).__name__} is tied to its model and cannot be copied or pickled; copy "
             f"the model, construct another and pass state_dict() on"
         )
+
+    def _attach(self) -> None:
+        """Builds the engine for the present param groups."""
 
     def _method_state(self) -> dict[str, Any]:
         """Plain-Python state beyond `self.state`."""
