@@ -68,7 +68,10 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         max_parallel: most copies in one forward; default all.
         restore: how weights come back from a probe. "inplace": they are moved themselves, no
             memory, back to rounding. "exact": never displaced; each module's perturbed copy lives
-            in a scratch during its forward; needs the module. "snapshot": a copy of the trainables.
+            in a scratch during its forward; needs the module. A trainable that is read elsewhere, or with
+            gradients enabled (by a closure that makes its loss of derivatives), is covered by a copy of
+            it. Memory taken as a NumPy array beforehand and reads in compiled extensions outside the
+            module's forward are not seen. "snapshot": a copy of the trainables.
             "auto": see `zokern.optim.restore.choose_restore`.
         lazy: leave restore and update pending so that they fuse into the next step's first pass.
             Needs the module: its hooks land what is pending before any forward outside `step`,
