@@ -8,6 +8,7 @@ from .add_dense import add_dense_
 from .masked import perturb_masked_
 from .normal import normal
 from .perturb import perturb_
+from .perturbed import perturbed
 from .tt import tt_adapter, tt_cost, tt_halves, tt_linear
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "normal",
     "perturb_",
     "perturb_masked_",
+    "perturbed",
     "tt_adapter",
     "tt_cost",
     "tt_halves",
