@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..call.dispatch import forward_mode
 from ..ops import TTNoise
 
 __all__ = ["PackedModule", "TTParameters", "pack"]
@@ -93,10 +94,14 @@ class PackedModule(Home):
         copies, flat = self.home.copies, self.home.flat
         if copies is not None and (stacked := copies.stacked(self)) is not None:
             return self._cut(stacked, device)
-        if (torch.is_grad_enabled() and flat.requires_grad) or torch.compiler.is_compiling():
+        if (
+            (torch.is_grad_enabled() and flat.requires_grad)
+            or torch.compiler.is_compiling()
+            or forward_mode()
+        ):
             return self._cut(flat, device)
         try:
-            key = (flat.data_ptr(), flat.dtype, flat.device)
+            key = (flat.data_ptr(), flat.dtype, flat.device, flat.shape, flat.stride(), flat.is_neg())
         except RuntimeError:  # a tensor without memory: fake, or inside a torch.func transform
             return self._cut(flat, device)
         if self._views is None or self._views[0] != key:

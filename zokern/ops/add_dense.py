@@ -63,7 +63,7 @@ def add_dense_(
         raise ValueError("rounding='stochastic' needs a seed to key its bits, got seed=None")
     key = 0 if seed is None else check_seed("seed", seed)
     lists = check_lists(params, out, streams, offsets, alike=("shape", "device"))
-    dense_list = as_list(dense, Tensor)
+    dense_list = as_list(dense, Tensor, "dense")
     check_alike("dense", dense_list, lists.params, ("shape", "device"), (torch.float32, torch.float64))
     _check_dtypes(lists, dense_list)
     check_no_overlap(**{"params" if out is None else "out": lists.out}, dense=dense_list)

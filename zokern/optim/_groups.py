@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..call.checks import check_number, check_tensor, extent
+from ..call.memory import check_in_memory
 from .engine import Trainables
 
 # option: (least value, whether the least value itself is out, largest value)
@@ -62,6 +63,7 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
         if isinstance(p, Tensor) and not p.requires_grad:
             continue
         check_tensor(name, p)
+        check_in_memory(name, p)
         if id(p) in seen:
             raise ValueError(f"{name} is the same tensor as {seen[id(p)]}")
         seen[id(p)] = name
