@@ -135,6 +135,27 @@ def check_kind(name: str, value: T, kinds: type | tuple[type, ...], what: str) -
     return value
 
 
+def check_shape(name: str, shape: Any) -> list[int]:
+    """A size, or sizes, from 0 on."""
+    one = plain_number(shape)
+    sizes = [one] if isinstance(one, (int, float)) else as_sequence(name, shape, "a size or a list of sizes")
+    return [check_integer(name, size, 0) for size in sizes]
+
+
+def check_device(name: str, value: Any) -> torch.device | None:
+    """A device, or None for the usual one."""
+    if value is None or isinstance(value, torch.device):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise TypeError(f"{name} must be a device, got {shown(value)}")
+    try:
+        return torch.device(value)
+    except (RuntimeError, OverflowError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a device, got {shown(value)}: {str(error).splitlines()[0]}"
+        ) from None
+
+
 def check_number(
     name: str, value: Any, low: float, *, above: bool = False, high: float = math.inf, integer: bool = False
 ) -> float:
@@ -158,6 +179,11 @@ def check_integer(name: str, value: Any, low: int) -> int:
     if number >= _EXACT:
         raise ValueError(f"{name} must be below 2**53, got {shown(value)}")
     return number
+
+
+def kept(owner: object, name: str, value: Any) -> None:
+    """Puts the checked value of a frozen dataclass's field in place of the one that was given."""
+    object.__setattr__(owner, name, value)
 
 
 def check_share(name: str, value: Any) -> float:
