@@ -87,6 +87,10 @@ def state(*names: str, **others: Any) -> Callable[[], dict[str, Any]]:
 FUNCTIONS = [
     Call(ops.perturb_, move, {"params": TENSOR, **MOVE, "out": NONE}),
     Call(
+        ops.perturbed, lambda: {name: value for name, value in move().items() if name != "out"},
+        {"params": TENSOR | kind("0-d tensor"), **MOVE}, within=True,
+    ),
+    Call(
         ops.perturb_masked_, lambda: {**move(), "thresholds": 0.5},
         {"params": TENSOR, **MOVE, "out": NONE, "thresholds": ONE_FOR_ALL, "masks": NONE},
     ),
@@ -250,11 +254,13 @@ PARAMS = kind("module")
 COMMON = {
     "num_queries": INTEGER, "perturbation": NONE, "distribution": NOTHING, "evaluation": NOTHING,
     "max_parallel": INTEGER | NONE, "restore": NOTHING, "lazy": FLAG, "rounding": NOTHING, "seed": INTEGER,
+    "common_random_numbers": FLAG, "streams": NOTHING,
     "module": NONE,
 }  # fmt: skip
 USUAL: dict[str, Any] = {
     "lr": 1e-3, "eps": 1e-3, "num_queries": 1, "perturbation": None, "distribution": "gaussian",
     "evaluation": "loop", "max_parallel": None, "restore": "inplace", "lazy": False, "rounding": "nearest", "seed": 0,
+    "common_random_numbers": True, "streams": "order",
     "module": None,
 }  # fmt: skip
 RATE = POSITIVE_64
