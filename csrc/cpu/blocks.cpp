@@ -117,7 +117,10 @@ void Blocks::run(int64_t tensor, int64_t item, const std::function<void(const Ru
   const int n = static_cast<int>(std::min<int64_t>(kMaxRows, p_.sizes[unit_] - row_block * kMaxRows));
   const auto pitch = [&](int k) { return (piece_ + kTile) * p_.planes[k].size + kLineBytes; };  // not a power of 2
   int64_t bytes = 0, begins[kPlanes] = {};
-  for (int k = 1; k < p_.count; ++k) begins[k] = bytes, bytes += kMaxRows * pitch(k);
+  for (int k = 0; k < p_.count; ++k) {
+    if (k == 1 && p_.in_one_buffer()) continue;
+    begins[k] = bytes, bytes += kMaxRows * pitch(k);
+  }
   thread_local std::vector<char> memory;
   if (memory.size() < static_cast<size_t>(bytes)) memory.resize(static_cast<size_t>(bytes));
   const int64_t all = (p_.columns() + piece_ - 1) / piece_;
@@ -130,11 +133,11 @@ void Blocks::run(int64_t tensor, int64_t item, const std::function<void(const Ru
     }
     for (int k = 0; k < p_.count; ++k) {
       if (p_.planes[k].read) move(pieces, n, buffers[k], k, true);
-      if (k == 0 && !p_.planes[k].read) std::memset(memory.data(), 0, static_cast<size_t>(kMaxRows * pitch(0)));
     }
     for (int b = 0; b < n; ++b) {
       if (pieces[b].n_tiles == 0) continue;
-      Run run{tensor, p_.t.stream, pieces[b].tile, pieces[b].n_tiles, buffers[0][b], buffers[1][b], {}};
+      const char* source = p_.planes[0].read ? buffers[0][b] : nullptr;
+      Run run{tensor, p_.t.stream, pieces[b].tile, pieces[b].n_tiles, source, buffers[1][b], {}};
       for (int k = 2; k < p_.count; ++k) run.states[k - 2] = buffers[k][b];
       body(run);
     }

@@ -1,6 +1,7 @@
 // Strided memory to dense buffers and back.
 #include "planes.h"
 
+#include "../core/convert.h"
 #include "transpose.h"
 
 namespace zk {
@@ -174,15 +175,14 @@ T* as(char* memory) {
 
 }  // namespace
 
-Planes::Planes(const zk_tensor& tensor, int64_t index, const States& states) : t(tensor) {
+Planes::Planes(const zk_tensor& tensor, int64_t index, const States& states, bool reads_source) : t(tensor) {
   const auto fill = [&](int k, void* data, int64_t size, const int64_t* strides, bool read, bool written) {
     planes[k].data = static_cast<char*>(data), planes[k].size = size;
     planes[k].read = read, planes[k].written = written;
     if (t.ndim) std::copy(strides, strides + t.ndim, planes[k].strides);
   };
-  const int64_t size = element_size(t.dtype);
-  fill(0, const_cast<void*>(t.src), size, t.src_strides, t.src != nullptr, false);
-  fill(1, t.dst, size, t.dst_strides, false, true);
+  fill(0, const_cast<void*>(t.src), element_size(source_dtype(t.dtype)), t.src_strides, t.src && reads_source, false);
+  fill(1, t.dst, element_size(target_dtype(t.dtype)), t.dst_strides, false, true);
   for (int s = 0; s < states.count; ++s) {
     const zk_state& state = states.all[index * states.count + s];
     fill(count++, state.data, static_cast<int64_t>(states.size), state.strides, true, states.written);

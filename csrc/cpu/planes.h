@@ -47,7 +47,9 @@ struct Planes {
   int64_t sizes[ZK_MAX_DIMS];
   Plane planes[kPlanes];
 
-  Planes(const zk_tensor& tensor, int64_t index, const States& states);
+  Planes(const zk_tensor& tensor, int64_t index, const States& states, bool reads_source);
+
+  bool in_one_buffer() const { return planes[0].size == planes[1].size; }  // source and target
 
   int64_t columns() const { return sizes[ndim - 1]; }
   bool contiguous_rows() const {

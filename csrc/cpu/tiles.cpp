@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "../core/convert.h"
 #include "blocks.h"
 #include "parallel.h"
 
@@ -18,25 +19,28 @@ using Body = std::function<void(const Run&)>;
 
 // Elements [first, first + n) of the tensor lie in at most kStagedTiles tiles: move them through buffers.
 void staged(const Planes& p, int64_t tensor, int64_t first, int64_t n, const Body& body) {
-  alignas(64) char buffers[kPlanes - 1][kStagedTiles * kTile * 8];  // source and target share the first
+  alignas(64) char buffers[kPlanes][kStagedTiles * kTile * 8];
   const uint64_t global = p.t.offset + static_cast<uint64_t>(first);
   const int64_t before = static_cast<int64_t>(global % kTile), n_tiles = (before + n + kTile - 1) / kTile;
   for (int k = 0; k < p.count; ++k) {
     const Plane& plane = p.planes[k];
-    char* buffer = buffers[k ? k - 1 : 0];
+    if (!plane.read) continue;
     const size_t head = static_cast<size_t>(before * plane.size), all = static_cast<size_t>(n * plane.size);
-    if (k == 1) continue;
-    if (!plane.read) {
-      std::memset(buffer, 0, static_cast<size_t>(n_tiles * kTile * plane.size));
-      continue;
-    }
-    std::memset(buffer, 0, head);
-    std::memset(buffer + head + all, 0, static_cast<size_t>(n_tiles * kTile * plane.size) - head - all);
-    copy_range(plane, first, n, buffer + head, true);
+    std::memset(buffers[k], 0, head);
+    std::memset(buffers[k] + head + all, 0, static_cast<size_t>(n_tiles * kTile * plane.size) - head - all);
+    copy_range(plane, first, n, buffers[k] + head, true);
   }
-  body({tensor, p.t.stream, global / kTile, n_tiles, buffers[0], buffers[0], {buffers[1], buffers[2], buffers[3]}});
+  char* target = buffers[p.in_one_buffer() ? 0 : 1];
+  const auto at = [&](int k) { return k == 1 ? target : buffers[k]; };
+  body({tensor,
+        p.t.stream,
+        global / kTile,
+        n_tiles,
+        p.planes[0].read ? buffers[0] : nullptr,
+        target,
+        {buffers[2], buffers[3], buffers[4]}});
   for (int k = 1; k < p.count; ++k) {
-    if (p.planes[k].written) copy_range(p.planes[k], first, n, buffers[k - 1] + before * p.planes[k].size, false);
+    if (p.planes[k].written) copy_range(p.planes[k], first, n, at(k) + before * p.planes[k].size, false);
   }
 }
 
@@ -44,9 +48,8 @@ void staged(const Planes& p, int64_t tensor, int64_t first, int64_t n, const Bod
 void direct(const Planes& p, int64_t tensor, int64_t first, int64_t n_tiles, const Body& body) {
   const auto from = [&](int k) { return p.planes[k].data + p.planes[k].layout.at(first) * p.planes[k].size; };
   const uint64_t tile = (p.t.offset + static_cast<uint64_t>(first)) / kTile;
-  Run run{tensor, p.t.stream, tile, n_tiles, p.planes[0].read ? from(0) : from(1), from(1), {}};
+  Run run{tensor, p.t.stream, tile, n_tiles, p.planes[0].read ? from(0) : nullptr, from(1), {}};
   for (int k = 2; k < p.count; ++k) run.states[k - 2] = from(k);
-  if (!p.planes[0].read) std::memset(run.dst, 0, static_cast<size_t>(n_tiles * kTile * p.planes[1].size));
   body(run);
 }
 
@@ -87,16 +90,17 @@ int64_t items_of(const zk_tensor& t, const Planes* strided) {
 
 }  // namespace
 
-int for_runs(const zk_tensor* tensors, int64_t n_tensors, const States& states, int64_t work, int threads,
-             const Body& body) {
+int for_runs(const zk_tensor* tensors, int64_t n_tensors, const States& states, const Reads& reads, int64_t work,
+             int threads, const Body& body) {
   int64_t total = 0;
   std::vector<int64_t> items(static_cast<size_t>(n_tensors) + 1, 0);  // items before tensor i
   for (int64_t i = 0; i < n_tensors; ++i) {
     const zk_tensor& t = tensors[i];
-    if (t.dtype < ZK_F32 || t.dtype > ZK_F64) return ZK_BAD_DTYPE;
+    if (!is_dtype(source_dtype(t.dtype)) || !is_dtype(target_dtype(t.dtype))) return ZK_BAD_DTYPE;
+    if (!reads.mixed && source_dtype(t.dtype) != target_dtype(t.dtype)) return ZK_BAD_DTYPE;
     int64_t n;
     if (t.ndim) {
-      const Planes planes(t, i, states);
+      const Planes planes(t, i, states, reads.source);
       n = items_of(t, &planes);
     } else {
       n = items_of(t, nullptr);
@@ -108,7 +112,7 @@ int for_runs(const zk_tensor* tensors, int64_t n_tensors, const States& states, 
   parallel_for(items.back(), serial ? 1 : threads, [&](int64_t item) {
     const auto after = std::upper_bound(items.begin(), items.end(), item);
     const int64_t i = after - items.begin() - 1, mine = item - items[static_cast<size_t>(i)];
-    const Planes planes(tensors[i], i, states);
+    const Planes planes(tensors[i], i, states, reads.source);
     const Blocks blocks(planes);
     if (blocks.useful()) return blocks.run(i, mine, body);
     const uint64_t first = tensors[i].offset / kTile;
