@@ -24,7 +24,8 @@ pytest.importorskip("pybind11")
 pytest.importorskip("ninja")
 
 COMPILER = """#!/bin/sh
-{{ echo "== $0"; for each in "$@"; do echo "$each"; done; }} >> {log}
+said=$(echo "== $0"; for each in "$@"; do echo "$each"; done)
+printf '%s\n' "$said" >> {log}  # in one write: compilers run side by side
 {fail}
 while [ $# -gt 0 ]; do
   case "$1" in -o|-MF) touch "$2";; esac

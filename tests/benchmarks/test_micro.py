@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ def test_tiny_cases_are_timed_with_their_bytes(tmp_path):
     command = [sys.executable, "-m", "pytest", "benchmarks", "-k", CHOSEN, "--benchmark-enable"]
     command += ["--benchmark-max-time=0.01", "--benchmark-min-rounds=2", "--benchmark-warmup=off"]
     command += [f"--benchmark-json={tmp_path / 'micro.json'}", "-p", "no:cacheprovider"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # a worker of pytest-xdist, which this test may run in, measures nothing
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = json.loads((tmp_path / "micro.json").read_text())["benchmarks"]
     assert {row["name"].partition("[")[0] for row in rows} == {"test_perturb", "test_state", "test_tt"}

@@ -18,7 +18,6 @@ from .codes import DISTRIBUTIONS, DTYPES, ROUNDINGS
 MAX_DIMS = 8  # ZK_MAX_DIMS of csrc/zokern.h
 
 _SEEDS = 1 << 64
-_FP32 = struct.Struct("<f")
 
 
 def as_list(value: Any, scalar: type | tuple[type, ...]) -> list[Any]:
@@ -60,7 +59,7 @@ def check_fp32(name: str, value: Any) -> float:
     """The fp32 value nearest to `value`; NaN, infinities and fp32 overflow are refused."""
     number = value if type(value) is float and math.isfinite(value) else check_finite(name, value)
     try:
-        return float(_FP32.unpack(_FP32.pack(number))[0])
+        return float(struct.unpack("<f", struct.pack("<f", number))[0])
     except OverflowError:
         raise ValueError(f"{name} must be within the range of fp32, got {number}") from None
 
@@ -150,6 +149,8 @@ def check_no_grad(name: str, tensors: Sequence[Tensor]) -> None:
 def extent(tensor: Tensor) -> tuple[int, int]:
     """First and one-past-last byte that the tensor may touch."""
     start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return start, start + (last + 1) * tensor.element_size()
 

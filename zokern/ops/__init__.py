@@ -8,6 +8,7 @@ from .add_dense import add_dense_
 from .masked import perturb_masked_
 from .normal import normal, normal_
 from .perturb import perturb_
+from .perturbed import perturbed
 from .tt import tt_adapter, tt_cost, tt_halves, tt_linear
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "normal_",
     "perturb_",
     "perturb_masked_",
+    "perturbed",
     "tt_adapter",
     "tt_cost",
     "tt_halves",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -69,9 +70,14 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
     group["params"] = kept
 
 
-def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
-    """The trainables of checked param groups, in order; two that overlap in part are refused. Of parameters
-    that are one piece of memory under several objects, the first stands for all."""
+STREAMS = ("auto", "order", "name")
+
+
+def find_trainables(
+    groups: Sequence[Mapping[str, Any]], module: nn.Module | None = None, streams: str = "order"
+) -> Trainables:
+    """The trainables of checked param groups, in the order of their streams; two that overlap in part are
+    refused. Of parameters that are one piece of memory under several objects, the first stands for all."""
     found = Trainables([], [], [], len(groups))
     extents: list[tuple[str, int, int, str]] = []
     known: set[tuple[object, ...]] = set()
@@ -93,4 +99,29 @@ def find_trainables(groups: Sequence[Mapping[str, Any]]) -> Trainables:
     for (device, _, stop, first), (other, start, _, second) in pairwise(sorted(extents)):
         if device == other and start < stop:
             raise ValueError(f"{first} and {second} overlap in memory")
-    return found
+    return _in_order(found, groups, module, streams)
+
+
+def _in_order(
+    found: Trainables, groups: Sequence[Mapping[str, Any]], module: nn.Module | None, streams: str
+) -> Trainables:
+    """By the module or by name an order that does not depend on how parameters are grouped."""
+    keys: list[Any]
+    if streams == "name":
+        if not all("param_names" in group for group in groups):
+            raise ValueError("streams='name' needs named parameters: pass the model or named_parameters()")
+        # 10 after 9
+        keys = [[(not t.isdigit(), int(t) if t.isdigit() else t) for t in re.split(r"(\d+)", n)]
+                for n in found.names]  # fmt: skip
+    elif streams == "auto" and module is not None:
+        place = {id(p): k for k, p in enumerate(module.parameters())}
+        keys = [place.get(id(p), len(place)) for p in found.params]
+    else:
+        return found
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return Trainables(
+        [found.params[i] for i in order],
+        [found.names[i] for i in order],
+        [found.group[i] for i in order],
+        found.num_groups,
+    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..call.checks import check_choice, check_number
 from .base import Combination, ZerothOrderOptimizer
 from .engine import Trainables
-from .moves import Pass
+from .moves import Pass, uninterrupted
 from .options import Params, renamed
 from .perturbation import Directions
 from .record import Grads
@@ -113,13 +113,15 @@ class SVRG(ZerothOrderOptimizer):
         terms = times(full, rates)
         if self.skips(*(value for values in terms.values() for value in values)):
             return
-        if self.anchor == "copy":
-            self.engine.land()
-            self._copies.update((i, self.buffer(p, "anchor", p.dtype)) for i, p in enumerate(self.trainables))
-            torch._foreach_copy_(list(self._copies.values()), self.trainables)
-        self._since = 0
-        self._full, self._moved = full, {}
-        self._move(terms, rates)
+        with uninterrupted():
+            if self.anchor == "copy":
+                self.engine.land()
+                copies = ((i, self.buffer(p, "anchor", p.dtype)) for i, p in enumerate(self.trainables))
+                self._copies.update(copies)
+                torch._foreach_copy_(list(self._copies.values()), self.trainables)
+            self._since = 0
+            self._full, self._moved = full, {}
+            self._move(terms, rates)
 
     def _move(self, terms: Grads, rates: list[float]) -> None:
         """Commits a move and notes it, for the walk back to the anchor.
@@ -127,6 +129,10 @@ class SVRG(ZerothOrderOptimizer):
         Decay of an interval's steps is applied in its last one: until then weights and anchor differ
         by a sum of directions alone.
         """
+        with uninterrupted():
+            self._move_and_note(terms, rates)
+
+    def _move_and_note(self, terms: Grads, rates: list[float]) -> None:
         assert self._since is not None
         self._since += 1
         owed = [

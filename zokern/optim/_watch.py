@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch.overrides import TorchFunctionMode
 from ..call.checks import extent
 
 Extent = tuple[int, int]
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+_unwrap = torch._C._functorch.get_unwrapped
 
 # properties that give values; all others (shape, dtype, device, ...) give facts about the tensor
 VALUE_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
@@ -50,7 +53,8 @@ class Frame:
     own: list[int]  # what its module may swap; the list's identity tells whose forward this is
     bases: dict[int, Tensor]  # of the trainables that it swapped
     height: dict[torch.device, int]  # of the scratch before it
-    extents: list[Extent] = field(default_factory=list)  # of the scratch that it was lent
+    extents: list[Extent] = field(default_factory=list)  # of the scratch that it was lent, while watched
+    storages: set[int] = field(default_factory=set)  # in which those lie
     aliases: list[weakref.ref[Tensor]] = field(default_factory=list)  # of results that may lie in there
 
 
@@ -67,7 +71,6 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.frames = frames
         self.found: set[int] = set()
-        self.paused = 0  # above zero during the engine's own reads
         self._places: dict[int, list[tuple[Extent, int]]] = {}
         for i in due:
             p = params[i]
@@ -78,16 +81,31 @@ class Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.paused or _is_fact(func):
+        if _is_fact(func):
             return func(*args, **kwargs)
-        for tensor in _tensors((args, kwargs)):
+        for value in args:
+            if isinstance(value, Tensor):
+                self._look(value)
+            elif isinstance(value, (list, tuple, dict)):
+                for tensor in _tensors(value):
+                    self._look(tensor)
+        for tensor in _tensors(kwargs) if kwargs else ():
             self._look(tensor)
         result = func(*args, **kwargs)
-        for frame in self.frames:
-            for tensor in _tensors(result) if frame.extents else ():
-                if _storage(tensor) and _meet(extent(tensor), frame.extents):
+        lent = [frame for frame in self.frames if frame.extents]
+        for tensor in map(_inner, _tensors(result)) if lent else ():
+            storage = _storage(tensor)
+            for frame in lent:
+                if storage in frame.storages and _meet(extent(tensor), frame.extents):
                     frame.aliases.append(weakref.ref(tensor))
         return result
+
+    def lend(self, frame: Frame, views: Iterable[Tensor]) -> None:
+        """Notes the scratch that a forward was lent."""
+        for view in views:
+            if view.numel():
+                frame.extents.append(extent(view))
+                frame.storages.add(_storage(view))
 
     def outlived(self, frame: Frame) -> bool:
         """Whether a result of this forward, which is over, is alive and still lies in its scratch."""
@@ -95,6 +113,7 @@ class Watch(TorchFunctionMode):
         return any(_meet(extent(tensor), frame.extents) for tensor in kept)
 
     def _look(self, tensor: Tensor) -> None:
+        tensor = _inner(tensor)
         for place, i in self._places.get(_storage(tensor), ()):
             if _meet(place, [extent(tensor)]):
                 self.found.add(i)
@@ -105,6 +124,17 @@ def _meet(one: Extent, others: Sequence[Extent]) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Address of the tensor's storage; 0 where there is none (meta, sparse)."""
-    here = tensor.layout == torch.strided and tensor.device.type != "meta" and tensor.numel()
-    return tensor.untyped_storage().data_ptr() if here else 0
+    """Address of the tensor's storage; 0 where there is none (meta, sparse, traced)."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or not tensor.numel():
+        return 0
+    try:
+        return tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
+    except (RuntimeError, NotImplementedError):  # of a tracer or a subclass
+        return 0
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    """The tensor that functorch's transforms (vmap, grad) have wrapped."""
+    while not torch.compiler.is_compiling() and _is_wrapped(tensor):
+        tensor = _unwrap(tensor)
+    return tensor

@@ -7,7 +7,7 @@ import functools
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,15 +15,21 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..call.checks import check_number
+from ._derived import forget_derived
+from ._equal_losses import EqualLosses
+from ._exclusive import Exclusive
 from ._groups import check_group, find_trainables
+from ._presence import Presence, versions
+from ._random_state import CommonRandomNumbers
 from .engine import Engine, Trainables
 from .evaluate import Batched, Evaluator, Loop, Replay
 from .perturbation import Directions, StepStart
 from .record import Closure, StepRecord, as_scalar, no_forward
 from .restore import Needs, build, choose_restore, detach
+from .saved import SavedOptimizer
 
 
-class AttachedOptimizer(torch.optim.Optimizer):
+class AttachedOptimizer(SavedOptimizer):
     """What all methods have alike: a step is recorded, timed, landed and undone; state is saved and loaded."""
 
     directions: Directions
@@ -31,6 +37,7 @@ class AttachedOptimizer(torch.optim.Optimizer):
     evaluation: str
     max_parallel: int | None
     seed: int
+    streams: str
     lazy: bool
     rounding: str
     num_evaluations = 0
@@ -38,7 +45,11 @@ class AttachedOptimizer(torch.optim.Optimizer):
     seconds_outside_closure = 0.0
     last: StepRecord
     _seconds_in_closure = 0.0
+    _committed = False
+    _undone: list[int] | None = None
     _evaluator: Evaluator
+    _presence: Presence
+    _randomness: CommonRandomNumbers
 
     def __init__(
         self, groups: list[dict[str, Any]], defaults: dict[str, Any], module: nn.Module | None, restore: str
@@ -48,17 +59,12 @@ class AttachedOptimizer(torch.optim.Optimizer):
         self._asked_restore = restore
         self._module = None if module is None else weakref.ref(module)
         self._engine: Engine | None = None
+        self._exclusive = Exclusive(type(self).__name__)
+        self._equal_losses = EqualLosses()
         super().__init__(groups, defaults)
         self._attach()
 
     # -- what a user calls --------------------------------------------------------------------
-
-    @property
-    def engine(self) -> Engine:
-        """The engine that moves the weights."""
-        if self._engine is None:
-            raise RuntimeError(f"this {type(self).__name__} is closed")
-        return self._engine
 
     @property
     def restore(self) -> str:
@@ -79,16 +85,10 @@ class AttachedOptimizer(torch.optim.Optimizer):
         """Tells a query schedule the epoch (from 0)."""
         self._epoch = int(check_number("epoch", epoch, 0, integer=True))
 
-    def flush(self) -> None:
-        """Makes the weights in memory the committed ones (with `lazy`, applies what is pending)."""
-        with torch.no_grad():
-            self.engine.land()
-
     def close(self) -> None:
         """Lands the weights and removes all hooks. The optimizer cannot step afterwards."""
-        if self._engine is not None:
-            self._finalizer()
-            self._engine = None
+        with self._exclusive.use("close"):
+            self._detach()
 
     def __enter__(self) -> Self:
         return self
@@ -98,58 +98,17 @@ class AttachedOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; its trainables take the next streams. See `torch.optim.Optimizer`."""
-        check_group(self.defaults, param_group)
-        super().add_param_group(param_group)
-        if getattr(self, "_engine", None) is not None:
-            self._attach()
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the run, after landing the weights. With the model's own state, it continues the
-        run bit for bit in every mode. (Landing is a rounding of its own in fp32: a lazy run that
-        saves differs in the last bit from one that does not.)"""
-        self.flush()
-        state = super().state_dict()
-        state["zokern"] = {
-            "optimizer": type(self).__name__,
-            "seed": self.seed,
-            "lazy": self.lazy,
-            "steps": self._steps,
-            "epoch": self._epoch,
-            "num_evaluations": self.num_evaluations,
-            "skipped_steps": self.skipped_steps,
-            "engine": self.engine.state(),
-            "directions": self.directions.state(),
-            "method": self._method_state(),
-        }
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a run's state; load the model's own weights as well, before or after.
-
-        Raises:
-            ValueError: the state is another optimizer's, or its parameters do not match.
-        """
-        own = state_dict.get("zokern")
-        if own is None or own["optimizer"] != type(self).__name__:
-            found = "a torch.optim optimizer" if own is None else own["optimizer"]
-            raise ValueError(f"state_dict is of {found}, not of {type(self).__name__}")
-        self.flush()
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "zokern"})
-        self._keep_dtypes(state_dict)
-        self.seed, self._steps, self._epoch = own["seed"], own["steps"], own["epoch"]
-        self.lazy = self.lazy and own["lazy"]
-        self.num_evaluations = own["num_evaluations"]
-        self.skipped_steps = own["skipped_steps"]
-        self.engine.load_state(own["engine"])
-        # earlier versions kept the thresholds of SparseMeZO with the method's own state
-        self.directions.load_state(own.get("directions", own["method"]))
-        self._load_method_state(own["method"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(
-            f"a {type(self).__name__} is tied to its model and cannot be copied or pickled; copy "
-            f"the model, construct another and pass state_dict() on"
-        )
+        with self._exclusive.use("add_param_group"):
+            check_group(self.defaults, param_group)
+            super().add_param_group(param_group)
+            if self._engine is None:  # not yet
+                return
+            try:
+                self._attach()
+            except BaseException:
+                self.param_groups.pop()
+                self._attach()
+                raise
 
     # -- a step, whatever the method -----------------------------------------------------------
 
@@ -163,14 +122,16 @@ class AttachedOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: the step asks for more or fewer losses than were logged.
         """
-        usual, replay = self._evaluator, Replay(self.engine, losses, self._steps)
-        self._evaluator = replay
-        try:
-            result = self.step(no_forward, *args, **kwargs)
-            replay.done()
-        finally:
-            self._evaluator = usual
-        return result
+        with self._exclusive.use("replay_step"):
+            self._renew()
+            usual, replay = self._evaluator, Replay(self.engine, losses, self._steps)
+            self._evaluator = replay
+            try:
+                result = self.step(no_forward, *args, **kwargs)
+                replay.done()
+            finally:
+                self._evaluator = usual
+            return result
 
     @property
     def replaying(self) -> bool:
@@ -185,22 +146,46 @@ class AttachedOptimizer(torch.optim.Optimizer):
     def _whole_step(self, step: Callable[[], float]) -> float:
         """`step`, without gradients, recorded, timed, landed at its end (with `lazy` left pending) and
         undone when anything in it raises."""
+        with self._exclusive.use("step", nested=True):
+            if self.engine.busy:  # called by a subclass's own step
+                return step()
+            self._renew()
+            return self._timed(step)
+
+    def _renew(self) -> None:
+        """At a step's start: follows what the module's owner did to the trainables since the last one."""
+        self._presence.check()
+        if self._presence.changed:
+            self._attach()
+            for p in self.trainables:
+                for name, value in self.state.get(p, {}).items():
+                    if isinstance(value, Tensor) and value.device != p.device:
+                        self.state[p][name] = value.to(p.device)
+        frozen = self._presence.frozen()
+        if frozen != self.engine.frozen:
+            with torch.no_grad():
+                self.engine.hold_still(frozen)
+
+    def _timed(self, step: Callable[[], float]) -> float:
         engine = self.engine
-        if engine.busy:  # called by a subclass's own step
-            return step()
         started, inside = time.perf_counter(), self._seconds_in_closure
         self.last = StepRecord(step=self._steps)
-        engine.hooked = False
+        self._committed = engine.hooked = False
         try:
             with self._moving():
                 self.begin()
                 loss = step()
                 if not (self.lazy and engine.defers and self._may_stay_pending()):
                     engine.land()
+                self._committed = True
+            self._undone = None
         finally:
+            if self._committed:  # or its update was made before it was cut short: once, not again
+                self._steps += 1
             spent = time.perf_counter() - started - (self._seconds_in_closure - inside)
             self.seconds_outside_closure += spent
-        self._steps += 1
+        if not self.replaying:
+            self._equal_losses.see(self.last.losses, engine.trainables, self.param_groups)
         return loss
 
     @contextlib.contextmanager
@@ -215,6 +200,7 @@ class AttachedOptimizer(torch.optim.Optimizer):
                     yield
                 except BaseException:
                     engine.land()
+                    self._undone = versions(self.trainables)
                     raise
         finally:
             engine.busy -= 1
@@ -235,9 +221,17 @@ class AttachedOptimizer(torch.optim.Optimizer):
     def _call(self, closure: Closure) -> float:
         started = time.perf_counter()
         hooks = self.engine.seconds_in_hooks
+        forget_derived()
+        self._randomness.renew()
         try:
-            return as_scalar(closure())
+            with self._exclusive.closure():
+                return as_scalar(closure())
+        except StopIteration as error:  # would be taken for the end of the losses
+            raise RuntimeError(
+                "the closure raised StopIteration: it runs several times a step; draw the batch outside it"
+            ) from error
         finally:
+            forget_derived()
             spent = time.perf_counter() - started - (self.engine.seconds_in_hooks - hooks)
             self._seconds_in_closure += spent
 
@@ -250,13 +244,6 @@ class AttachedOptimizer(torch.optim.Optimizer):
             with torch.inference_mode(False):
                 state[name] = torch.zeros_like(p, dtype=dtype, requires_grad=False)
         return state[name]  # type: ignore[no-any-return]
-
-    def _method_state(self) -> dict[str, Any]:
-        """Plain-Python state beyond `self.state`."""
-        return {}
-
-    def _load_method_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `_method_state` returned."""
 
     def _needs(self) -> Needs:
         """What the restore mode has to allow."""
@@ -274,7 +261,9 @@ class AttachedOptimizer(torch.optim.Optimizer):
     def begin(self) -> None:
         """Before a step's first move: brings the directions up to date."""
         keeps_masks = self.restore == "inplace" or self.keeps_masks
-        self.directions.begin(StepStart(self.steps, self.turn, self.param_groups, keeps_masks, self.flush))
+        land = self.engine.land
+        again = self._undone is not None and self._undone == versions(self.trainables)
+        self.directions.begin(StepStart(self.steps, self.turn, self.param_groups, keeps_masks, land, again))
 
     @property
     def keeps_masks(self) -> bool:
@@ -290,12 +279,18 @@ class AttachedOptimizer(torch.optim.Optimizer):
 
     # -- inside -------------------------------------------------------------------------------
 
+    def _detach(self) -> None:
+        if self._engine is not None:
+            self._finalizer()
+            self._engine = None
+
     def _attach(self) -> None:
         """Builds the engine for the present param groups and hooks it to the module."""
         state = None if self._engine is None else self._engine.state()
-        self.close()
+        self._detach()
         module = None if self._module is None else self._module()
-        trainables = find_trainables(self.param_groups)
+        trainables = find_trainables(self.param_groups, module, self.streams)
+        self._presence = Presence(trainables, module)
         restore = choose_restore(self._asked_restore, self._needs(), trainables.params, module)
         passes = self._prepare(trainables)
         engine, handles = build(trainables, module, restore, self.lazy, passes.apply, self.rounding)
@@ -307,16 +302,6 @@ class AttachedOptimizer(torch.optim.Optimizer):
         self._evaluator = Loop(engine)
         if self.evaluation == "batched" and self._module is not None:
             self._evaluator = Batched(engine, self._module, passes, self.max_parallel)
-
-    def _keep_dtypes(self, state_dict: dict[str, Any]) -> None:
-        """torch casts loaded state to the parameter's dtype; fp32 state of bf16 weights stays."""
-        saved = state_dict["state"]
-        indices = (i for group in state_dict["param_groups"] for i in group["params"])
-        params = (p for group in self.param_groups for p in group["params"])
-        for index, p in zip(indices, params):
-            for key, value in saved.get(index, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[p][key] = value.detach().clone().to(p.device)
 
 
 def _whole(step: Callable[..., float]) -> Callable[..., float]:

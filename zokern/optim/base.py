@@ -13,10 +13,11 @@ from torch import nn
 
 from ..call.checks import check_choice, check_number, check_seed
 from ..random import derive_seed
-from ._groups import as_groups
+from ._groups import STREAMS, as_groups
+from ._random_state import CommonRandomNumbers
 from .attached import AttachedOptimizer
 from .evaluate import EVALUATIONS
-from .moves import Apply, Direction, Point
+from .moves import Apply, Direction, Point, uninterrupted
 from .options import Params, Queries
 from .perturbation import FullNoise, Perturbation
 from .record import Closure, Estimate, StepRecord
@@ -51,7 +52,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
     Args:
         params: a module, `parameters()`, `named_parameters()` or param groups (dicts with "params"
             and any option of `defaults` or "eps"). Frozen parameters are skipped; tied ones are
-            moved once. The n-th trainable draws from stream n.
+            moved once. The n-th trainable draws from stream n; see `streams`.
         defaults: options that a param group may override; "lr" among them.
         eps: perturbation scale; a param group may override it.
         num_queries: directions a step, or a schedule with `queries(epoch)`.
@@ -62,11 +63,15 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             Needs the module; trainables may be those of TT layers and adapters and of `nn.Linear`
             (LoRA, heads). The closure calls the module each time with the same inputs, and computes the
             loss from its outputs; both have the batch first. Losses agree with the loop's to rounding,
-            and equal losses give equal weights. Memory: the activations of all points.
+            and equal losses give equal weights; the first step evaluates both and refuses a model whose
+            rows meet. Memory: the activations of all points.
         max_parallel: most copies in one forward; default all.
         restore: how weights come back from a probe. "inplace": they are moved themselves, no
             memory, back to rounding. "exact": never displaced; each module's perturbed copy lives
-            in a scratch during its forward; needs the module. "snapshot": a copy of the trainables.
+            in a scratch during its forward; needs the module. A trainable that is read elsewhere, or with
+            gradients enabled (by a closure that makes its loss of derivatives), is covered by a copy of
+            it. Memory taken as a NumPy array beforehand and reads in compiled extensions outside the
+            module's forward are not seen. "snapshot": a copy of the trainables.
             "auto": see `zokern.optim.restore.choose_restore`.
         lazy: leave restore and update pending so that they fuse into the next step's first pass.
             Needs the module: its hooks land what is pending before any forward outside `step`,
@@ -74,8 +79,16 @@ class ZerothOrderOptimizer(AttachedOptimizer):
             parameters in other ways calls `flush()` first. Of a compiled module, pass the compiled one,
             whose hook stands before the graph. No effect where evaluation is batched.
         rounding: of updates to 16-bit weights: "stochastic" or "nearest". Probes round to nearest.
+        common_random_numbers: dropout and all else that draws from PyTorch's global generators (CPU and
+            devices) draws the same numbers in all losses of a step, from a state that derives from (seed,
+            step), so that their difference is that of the weights. Global state is afterwards what it was.
+            False leaves the generators alone: each loss has a dropout of its own.
         seed: of the run, int in [0, 2**64): seeds of steps and queries derive from it, and no
             global generator is read or set.
+        streams: the order in which trainables count their streams. "auto": the module's own where it is
+            known, so that taking a group without decay apart changes no noise; else as listed. "name": by
+            name, numbers by value. "order": as listed, group by group (as up to version 0.1; states of
+            those versions resume so).
         module: the module that owns the parameters, when `params` is not it.
 
     Raises:
@@ -101,7 +114,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         restore: str = "auto",
         lazy: bool = False,
         rounding: str = "stochastic",
+        common_random_numbers: bool = True,
         seed: int = 0,
+        streams: str = "auto",
         module: nn.Module | None = None,
     ) -> None:
         check_choice("restore", restore, ("auto", *MODES))
@@ -131,12 +146,16 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                     f"{option} needs the module, {purpose}: pass the model itself in place of its "
                     f"parameters, or module=model beside param groups"
                 )
-        self.seed = check_seed("seed", seed)
+        check_choice("streams", streams, STREAMS)
+        self.seed, self.streams = check_seed("seed", seed), streams
         self.lazy = bool(lazy) and evaluation == "loop"  # batched: no displacement to fuse with
         self.rounding = rounding
         self.distribution = distribution
         self.num_queries = num_queries
         self.evaluation, self.max_parallel = evaluation, max_parallel
+        if not isinstance(common_random_numbers, bool):
+            raise TypeError(f"common_random_numbers must be True or False, got {common_random_numbers!r}")
+        self._randomness = CommonRandomNumbers(common_random_numbers)
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
         super().__init__(as_groups(params), {"eps": eps, **defaults}, module, restore)
@@ -164,7 +183,11 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         """The losses at several points, each named as in `evaluate`; batched in one forward."""
         found: list[float] = []
         offsets = [self._per_group(terms) for terms in points]
-        with self._moving():
+        with (
+            self._exclusive.use("evaluate", nested=True),
+            self._randomness.of(self.seed, self._steps),
+            self._moving(),
+        ):
             for loss in self._evaluator(functools.partial(self._call, closure), offsets):
                 self.num_evaluations += 1
                 self.last.losses.append(loss)
@@ -235,9 +258,11 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         decays = self._broadcast(decay)
         if self.skips(*decays, *(value for o in offsets for value in o.values())):
             return False
-        self.engine.commit(decays, offsets)
         coefficients = {key: [o[key] for o in offsets] for key in terms}
-        self.last.commits.append((decays, coefficients))
+        with uninterrupted():
+            self.engine.commit(decays, offsets)
+            self._committed = True
+            self.last.commits.append((decays, coefficients))
         return True
 
     def update(self, apply: Apply) -> None:
@@ -247,7 +272,9 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         weights it starts from are `work.decay * source + sum work.terms * z`; what it writes to
         `work.target` becomes the committed weights.
         """
-        self.engine.update(apply)
+        with uninterrupted():
+            self.engine.update(apply)
+            self._committed = True
 
     def skips(self, *values: float) -> bool:
         """Whether a value is not a finite fp32 number; if so this step counts as skipped."""

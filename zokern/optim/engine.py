@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ._derived import forget_derived
 from .moves import IDENTITY, Affine, Apply, Pass, Point, Terms, uninterrupted
 
 Tensors = Mapping[int, Tensor] | Sequence[Tensor]
@@ -65,6 +66,7 @@ class Engine(ABC):
         self.rounding = rounding
         self.indices = list(range(len(trainables.params)) if indices is None else indices)
         self.map = [IDENTITY] * trainables.num_groups
+        self.frozen: frozenset[int] = frozenset()
         self.busy = 0
         self.hooked = False
         self.seconds_in_hooks = 0.0
@@ -93,6 +95,11 @@ class Engine(ABC):
         `apply` gets one pass a group and device (groups that move alike in one with `merge`), whose decay
         and terms lead to the committed weights. What it writes to the target becomes those.
         """
+
+    def hold_still(self, frozen: frozenset[int]) -> None:
+        """From here on these trainables stay as they are."""
+        self.land()
+        self.frozen = frozen
 
     def land(self) -> None:
         """Makes memory the committed weights; no pass when it is."""
@@ -126,6 +133,9 @@ class Engine(ABC):
         """Moves `indices`, in as few passes as settings and devices allow. `moved(group)` is called
         when all of a group has moved, so that an error in between loses no weights."""
         chosen = self.indices if indices is None else indices
+        if self.frozen:
+            chosen = [i for i in chosen if i not in self.frozen]
+        forget_derived()
         keys = [m.key() if merge else g for g, m in enumerate(moves)]
         alike = [keys.index(key) for key in keys]
         for first in dict.fromkeys(alike):

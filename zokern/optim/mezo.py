@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from ..call.checks import check_number
 from .base import ZerothOrderOptimizer
 from .dense import add_, moving_part
-from .moves import Pass, seed_of
+from .moves import Pass, seed_of, uninterrupted
 from .options import Common, Params
 from .perturbation import at_least_fp32
 from .record import Closure, Grads
@@ -94,9 +94,17 @@ class MeZO(ZerothOrderOptimizer):
             for age, grads in enumerate(past)
             for along, values in grads.items()
         }
-        if self.commit(terms, decay) and self.momentum_window is not None:
-            self._history.appendleft(estimate.grads)
+        with uninterrupted():
+            if self.commit(terms, decay) and self.momentum_window is not None:
+                self._history.appendleft(estimate.grads)
         return estimate.loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, which past estimates do not move."""
+        super().add_param_group(param_group)
+        for grads in self._history:
+            for values in grads.values():
+                values.append(0.0)
 
     @property
     def keeps_masks(self) -> bool:

@@ -9,6 +9,7 @@ Coefficients are merged as Python floats (float64) and rounded to fp32 once, by 
 
 from __future__ import annotations
 
+import _signal  # `signal` without its enums, which take ten times as long
 import contextlib
 import signal
 import threading
@@ -152,18 +153,38 @@ Apply = Callable[[Pass], None]
 """Carries out one pass."""
 
 
+_UNSTOPPABLE = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
+_SIGNALS = sorted(map(int, signal.valid_signals() - _UNSTOPPABLE))
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is done: a pass and the note of it stay together."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or previous is None:
+    """Holds the handlers of all signals (Ctrl-C, timers) back until the block is done: a pass and the note
+    of it stay together, whatever a handler raises. Handlers run in the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     caught: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: caught.append(number))
+    held: list[tuple[int, Any]] = []
     try:
+        for number in _SIGNALS:
+            handler = _signal.getsignal(number)
+            if callable(handler):
+                held.append((number, handler))
+                _signal.signal(number, lambda number, frame: caught.append(number))
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
+        _let_go(held, caught)
+
+
+def _let_go(held: list[tuple[int, Any]], caught: list[int]) -> None:
+    """Sets all handlers again and delivers what was caught, even if one of them raises meanwhile."""
+    try:
+        while held:
+            _signal.signal(*held[-1])
+            held.pop()
+        while caught:
+            signal.raise_signal(caught.pop(0))
+    finally:
+        if held or caught:
+            _let_go(held, caught)

@@ -31,7 +31,9 @@ class Common(TypedDict, total=False):
     restore: str
     lazy: bool
     rounding: str
+    common_random_numbers: bool
     seed: int
+    streams: str
     module: nn.Module | None
 
 

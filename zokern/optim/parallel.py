@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..nn.packed import Home, PackedModule
 from ..ops import TTNoise
@@ -93,7 +94,8 @@ class BatchedCopies:
         self._calls: list[tuple[Any, list[Any]]] = []  # what the model was given, every copy's output
         self._points: list[Point] = []
         self._copy = self._at = 0
-        self._ordinal = {id(p): i for i, p in enumerate(trainables.params)}
+        # a parameter that was frozen since has one value for all copies
+        self._ordinal = {id(p): i for i, p in enumerate(trainables.params) if p.requires_grad}
         for name, module in root.named_modules():
             own = [p for p in module._parameters.values() if p is not None and id(p) in self._ordinal]
             if isinstance(module, Home):
@@ -146,6 +148,11 @@ class BatchedCopies:
                 raise RuntimeError(
                     f"{name} is a batch norm in training mode, which would mix the copies' rows; call "
                     f"model.eval(), or use evaluation='loop'"
+                )
+            if isinstance(module, _DropoutNd) and module.training and module.p > 0.0:
+                raise RuntimeError(
+                    f"{name} is a dropout of p = {module.p:g} in training mode, which would drop other "
+                    f"elements for each copy; call model.eval(), or use evaluation='loop'"
                 )
         most = self.max_parallel or len(self._points)
         outputs: list[Any] = []

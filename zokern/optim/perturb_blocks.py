@@ -140,6 +140,12 @@ class BlockDirections(Directions):
 
     def attach(self, trainables: Trainables) -> None:
         self.of.attach(trainables)
+        nameless = all(re.fullmatch(r"(group \d+ )?params\[\d+\]", name) for name in trainables.names)
+        if self.schedule.by == "layer" and nameless:
+            raise ValueError(
+                "by='layer' reads layers from parameter names, and bare parameters have none: pass the model "
+                "or named_parameters(), or a schedule with by='tensor' or 'group'"
+            )
         self.block = self.schedule.blocks(trainables.names, trainables.group)
 
     def begin(self, start: StepStart) -> None:

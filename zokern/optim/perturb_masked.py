@@ -145,7 +145,8 @@ class SmallDirections(MaskedDirections):
                 if sparsity and p.numel():
                     self.thresholds[i] = threshold(p, sparsity)
             self.found = True
-        if self.thresholds and start.keeps_masks:
+        drawn = start.again and self.masks.keys() >= self.thresholds.keys()
+        if self.thresholds and start.keeps_masks and not drawn:  # in place weights are back to rounding only
             start.flush()
             self._draw_masks()
 

@@ -29,6 +29,7 @@ class StepStart:
     param_groups: Sequence[Mapping[str, Any]]
     keeps_masks: bool  # masks are to be stored: not all passes start from the committed weights
     flush: Callable[[], None]  # makes the weights in memory the committed ones
+    again: bool = False  # the last step was cut short and undone, and no weight was written since
 
 
 class Directions(ABC):

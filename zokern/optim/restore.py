@@ -91,7 +91,9 @@ def build(
             raise ValueError(f"module does not contain the parameter {name}")
     if restore == "exact" and module is not None:
         at = places(module, found, trainables.params)
-        exact = Exact(trainables, apply, rounding, owners=found, places=at)
+        attention = any(isinstance(m, nn.MultiheadAttention) for m in module.modules())
+        seldom = attention or not takes_hooks(module)
+        exact = Exact(trainables, apply, rounding, owners=found, places=at, seldom_watched=seldom)
         return exact, exact.handles
     engine = (InPlace if restore == "inplace" else Snapshot)(trainables, apply, rounding)
     return engine, land_before_use(module, found, engine) if module is not None and lazy else []

@@ -9,11 +9,17 @@ tied weight has one stream and so one perturbed value wherever it is used: it is
 evaluation, and kept beside the stack.
 
 A trainable may be read where no hook sees it: nn.MultiheadAttention reads out_proj.weight itself, a
-tied head calls F.linear(x, embed.weight), a forward is called without hooks. So evaluations count
-which trainables were swapped in, and the 1st, 2nd, 4th, 8th, ... watch every tensor that a torch
-function is given (`_watch.py`). A trainable that was due and not swapped in, read elsewhere, or
-kept by a module beyond its forward is from then on covered by a snapshot, and that evaluation
-repeated.
+tied head calls F.linear(x, embed.weight), a forward is called without hooks. So every evaluation
+watches the tensors that torch functions are given (`_watch.py`). A trainable that was read elsewhere
+than in a forward that perturbs it, or kept by a module beyond its forward, is from then on covered by
+a snapshot, and that evaluation repeated. One that nobody reads (an expert that no row is sent to)
+costs nothing. In a module with nn.MultiheadAttention, which takes another path while it is watched, or
+with compiled parts, evaluations 1, 2, 4, 8, ... are watched, and those that leave out a trainable.
+What a TorchScript module holds is covered from the start: no hook runs inside it.
+
+A closure that enables gradients (forces, a gradient penalty, checkpointing) keeps tensors for its own
+backward: trainables that are read with gradients enabled are covered by the snapshot too, whose memory
+is that of those trainables.
 """
 
 from __future__ import annotations
@@ -25,10 +31,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from ..call.checks import extent
+from ._derived import forget_derived
 from ._hooks import ModuleHook, Owned
 from ._watch import Frame, Watch
 from .engine import Engine, Trainables, same_kind
@@ -90,15 +96,11 @@ class _ForwardHook(ModuleHook):
         engine = self._engine()
         if not (isinstance(engine, Exact) and engine.active):
             return
-        started, watcher = time.perf_counter(), engine.watcher
-        if watcher is not None:
-            watcher.paused += 1
-        try:
+        started = time.perf_counter()
+        # the parameters themselves, whatever transforms the forward, and reads that no watch sees
+        with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction():
             self.swap(engine, self.own)
-        finally:
-            if watcher is not None:
-                watcher.paused -= 1
-            engine.seconds_in_hooks += time.perf_counter() - started
+        engine.seconds_in_hooks += time.perf_counter() - started
 
 
 class Exact(Engine):
@@ -112,7 +114,14 @@ class Exact(Engine):
     defers = False
 
     def __init__(
-        self, trainables: Trainables, apply: Apply, rounding: str, *, owners: Owned, places: Owned
+        self,
+        trainables: Trainables,
+        apply: Apply,
+        rounding: str,
+        *,
+        owners: Owned,
+        places: Owned,
+        seldom_watched: bool = False,
     ) -> None:
         super().__init__(trainables, apply, rounding)
         self.cover = Snapshot(trainables, apply, rounding, indices=[])
@@ -126,14 +135,19 @@ class Exact(Engine):
         self._unseen: set[int] = set()
         self._moves: list[Affine] = []
         self.handles: list[RemovableHandle] = []
+        scripted = {m for m in owners if isinstance(m, torch.jit.ScriptModule)}
         for module, own in places.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             enter, leave = _ForwardHook(self, Exact.enter, own), _ForwardHook(self, Exact.leave, own)
             self.handles.append(module.register_forward_pre_hook(enter, prepend=True))
             self.handles.append(module.register_forward_hook(leave, always_call=True))  # if it raised, too
-        # attention takes another path, and so rounds otherwise, while a torch function mode is active:
-        # what was watched is run again
-        self._fast_paths = any(isinstance(m, nn.MultiheadAttention) for m in owners)
-        reached = [i for own in owners.values() for i in own]
+        # attention takes another path, and so rounds otherwise, while a torch function mode is active,
+        # and a compiled graph is made anew: what was watched there is run again
+        self._seldom_watched = seldom_watched
+        self._unread: set[int] = set()  # by any function, when that was last watched
+        self._with_gradients: set[int] = set()
+        reached = [i for m, own in owners.items() if m not in scripted for i in own]
         self.tied: dict[int, Tensor | None] = {i: None for i, n in Counter(reached).items() if n > 1}
         self._made: set[int] = set()
         self._cover(i for i in self.indices if i not in reached)
@@ -160,16 +174,22 @@ class Exact(Engine):
         self.revisit(offsets)
         self._moves = [Affine(1.0, o) for o in offsets]
         moving = [any(o.values()) for o in offsets]
-        watch = self.evaluations & (self.evaluations - 1) == 0
+        watch = not self._seldom_watched or self.evaluations & (self.evaluations - 1) == 0
         while True:
             self.cover.show(offsets)
             if not any(moving):
                 return run()
             value, missed = self._run(run, moving, watch)
             self._cover(missed)
-            if not missed and not (watch and self._fast_paths):
+            if watch:
+                self._unread = self._unseen.difference(missed)
+                watch = bool(missed)
+                if not missed and not self._seldom_watched:
+                    return value
+            elif not missed and self._unseen <= self._unread:
                 return value
-            watch = watch and bool(missed)
+            else:
+                watch = not missed
             self.repeated += 1
 
     def revisit(self, offsets: Point) -> None:
@@ -192,6 +212,10 @@ class Exact(Engine):
                 self.cover.update(apply, merge)
             self.cover.map = self.map
 
+    def hold_still(self, frozen: frozenset[int]) -> None:
+        super().hold_still(frozen)
+        self.cover.frozen = frozen
+
     def _cover(self, found: Iterable[int]) -> None:
         self.cover.add(found)
         self.indices = sorted(set(self.indices).difference(self.cover.indices))
@@ -199,23 +223,29 @@ class Exact(Engine):
     # -- an evaluation ------------------------------------------------------------------------
 
     def _run(self, run: Callable[[], float], moving: Sequence[bool], watch: bool) -> tuple[float, list[int]]:
-        """The value, and the trainables that were due but not (or not only) seen perturbed."""
+        """The value, and the trainables to cover: read unperturbed, or with gradients enabled, when what is
+        kept for backward would not last (nor would the value, or an error, of that run)."""
         group = self.trainables.group
-        due = [i for i in self.indices if moving[group[i]]]
+        due = [i for i in self.indices if moving[group[i]] and i not in self.frozen]
         self._due, self._unseen = set(due), set(due)
+        self._with_gradients = set()
         self._made.clear()
         self.watcher = watcher = Watch(self.trainables.params, due, self.frames) if watch else None
         self.active = True
+        value = 0.0
         try:
             with watcher or contextlib.nullcontext():
                 value = run()
+        except Exception:
+            if not self._with_gradients:
+                raise
         finally:
             self.active = False
             self.watcher = None
             while self.frames:
                 self._restore(self.frames.pop())
             self.scratch.fit()
-        return value, sorted(self._unseen | (watcher.found if watcher else set()))
+        return value, sorted(self._with_gradients | (watcher.found if watcher else set()))
 
     def enter(self, own: list[int]) -> None:
         """Swaps in what a module holds, as far as it is due and not swapped in already."""
@@ -225,13 +255,16 @@ class Exact(Engine):
         self.frames.append(frame)
         if not bases:
             return
+        if torch.is_grad_enabled():
+            self._with_gradients.update(bases)
+        forget_derived()
         views = self._perturbed(bases)
         for i, view in views.items():
             self._due.discard(i)
             params[i].data = view
         self._unseen.difference_update(bases)
         if self.watcher is not None:
-            frame.extents = [extent(view) for view in views.values() if view.numel()]
+            self.watcher.lend(frame, views.values())
 
     def _perturbed(self, bases: dict[int, Tensor]) -> dict[int, Tensor]:
         """Perturbed copies of `bases`. Those of tied weights are made once an evaluation."""
@@ -263,6 +296,8 @@ class Exact(Engine):
         self.scratch.used = frame.height
 
     def _restore(self, frame: Frame) -> None:
+        if frame.bases:
+            forget_derived()
         for i, base in frame.bases.items():
             self.trainables.params[i].data = base
             self._due.add(i)
