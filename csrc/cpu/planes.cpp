@@ -27,11 +27,40 @@ void move_element(T* memory, T* buffer) {
   In ? void(*buffer = *memory) : void(*memory = *buffer);
 }
 
+// memcpy for a few bytes, without the call: rows of some ten elements copy twice as fast.
+void copy_bytes(void* to_, const void* from_, size_t bytes) {
+  char* to = static_cast<char*>(to_);
+  const char* from = static_cast<const char*>(from_);
+  if (bytes > 256) {
+    std::memcpy(to, from, bytes);
+  } else if (bytes >= 16) {  // the last piece overlaps the one before
+    for (size_t i = 0; i + 16 < bytes; i += 16) std::memcpy(to + i, from + i, 16);
+    std::memcpy(to + bytes - 16, from + bytes - 16, 16);
+  } else if (bytes >= 8) {
+    std::memcpy(to, from, 8);
+    std::memcpy(to + bytes - 8, from + bytes - 8, 8);
+  } else if (bytes >= 4) {
+    std::memcpy(to, from, 4);
+    std::memcpy(to + bytes - 4, from + bytes - 4, 4);
+  } else {
+    for (size_t i = 0; i < bytes; ++i) to[i] = from[i];
+  }
+}
+
+// Rows of up to 16 * Pieces bytes (and more than 16 * (Pieces - 1), at least 16): the pieces of a row overlap.
+template <int Pieces>
+void copy_rows(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t bytes, int64_t n_rows) {
+  for (int64_t b = 0; b < n_rows; ++b, to += to_step, from += from_step) {
+    for (int i = 0; i < Pieces - 1; ++i) std::memcpy(to + 16 * i, from + 16 * i, 16);
+    std::memcpy(to + bytes - 16, from + bytes - 16, 16);
+  }
+}
+
 template <class T, bool In>
 void move_run(T* memory, int64_t stride, T* buffer, int64_t n) {
   if (stride == 1) {
     const size_t bytes = static_cast<size_t>(n) * sizeof(T);
-    In ? std::memcpy(buffer, memory, bytes) : std::memcpy(memory, buffer, bytes);
+    In ? copy_bytes(buffer, memory, bytes) : copy_bytes(memory, buffer, bytes);
     return;
   }
   int64_t i = 0;
@@ -92,6 +121,12 @@ void move_columns(T* memory, int64_t row_stride, int64_t column_stride, T* const
 // `n_rows` whole rows of a dense buffer.
 template <class T, bool In>
 void move_rows(T* memory, int64_t row_stride, int64_t column_stride, int64_t n_rows, int64_t columns, T* buffer) {
+  const int64_t bytes = columns * static_cast<int64_t>(sizeof(T)), step = row_stride * static_cast<int64_t>(sizeof(T));
+  if (column_stride == 1 && bytes >= 16 && bytes <= 64) {
+    char *there = reinterpret_cast<char*>(memory), *here = reinterpret_cast<char*>(buffer);
+    const auto copy = bytes > 48 ? copy_rows<4> : bytes > 32 ? copy_rows<3> : bytes > 16 ? copy_rows<2> : copy_rows<1>;
+    return In ? copy(here, bytes, there, step, bytes, n_rows) : copy(there, step, here, bytes, bytes, n_rows);
+  }
   if (row_stride >= column_stride || column_stride == 1) {
     for (int64_t b = 0; b < n_rows; ++b, memory += row_stride, buffer += columns) {
       move_run<T, In>(memory, column_stride, buffer, columns);
