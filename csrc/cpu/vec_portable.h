@@ -194,13 +194,32 @@ struct Portable {
   ZK_INLINE void store_part(float* p, F v, int n) {
     for (int i = 0; i < n; ++i) p[i] = v[i];
   }
-  ZK_INLINE F load_bf16(const uint16_t* p) { return as_floats(W{p[0], p[1], p[2], p[3]} << 16); }
-  ZK_INLINE void store_high_halves(uint16_t* p, W v) {
-    for (int i = 0; i < 4; ++i) p[i] = static_cast<uint16_t>(v[i] >> 16);
+  ZK_INLINE F load_bf16(const uint16_t* p) { return as_floats(load_shorts(p) << 16); }
+  ZK_INLINE void store_high_halves(uint16_t* p, W v) { store_shorts(p, v >> 16); }
+  // half_to_float() and half_nearest() of core/perturb.h in vectors; what is not normal in fp16 goes by itself
+  ZK_INLINE F load_half(const uint16_t* p) {
+    const W h = load_shorts(p), shifted = (h & 0x7fffu) << 13, exponent = shifted & 0x0f800000u;
+    const W normal = (shifted + 0x38000000u) | (h & 0x8000u) << 16;
+    if (!any(where(exponent == 0u) | where(exponent == 0x0f800000u))) return as_floats(normal);
+    const W special = where(exponent == 0x0f800000u) & 0x38000000u;  // infinities and NaN
+    const F tiny = as_floats(shifted + 0x38800000u) - broadcast(0x1p-14f);
+    const W is_tiny = where(exponent == 0u);
+    const W magnitude = (is_tiny & as_words(tiny)) | (~is_tiny & (shifted + 0x38000000u + special));
+    return as_floats(magnitude | (h & 0x8000u) << 16);
   }
-  ZK_INLINE F load_half(const uint16_t* p) { return F{half(p[0]), half(p[1]), half(p[2]), half(p[3])}; }
   ZK_INLINE void store_half(uint16_t* p, F v) {
-    for (int i = 0; i < 4; ++i) p[i] = to_half(v[i]);
+    const W u = as_words(v), magnitude = u & 0x7fffffffu;
+    const W kept = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+    const W sign = (u >> 16) & 0x8000u;
+    if (!any(where(magnitude - 0x38800000u >= 0x0f000000u))) return store_shorts(p, kept | sign);
+    const W tiny = as_words(as_floats(magnitude) + broadcast(0.5f)) - 0x3f000000u;
+    const W nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+    const W is_tiny = where(magnitude < 0x38800000u), is_large = where(magnitude >= 0x47800000u);
+    const W is_nan = where(magnitude > 0x7f800000u);
+    W half = (is_tiny & tiny) | (~is_tiny & kept);
+    half = (is_large & 0x7c00u) | (~is_large & half);
+    half = (is_nan & nan) | (~is_nan & half);
+    store_shorts(p, half | sign);
   }
   // 2 * kLanes 16-bit values as kLanes words (little endian: even elements in the low halves)
   ZK_INLINE W load_pairs(const uint16_t* p) {
@@ -233,8 +252,20 @@ struct Portable {
     const W m = reinterpret_cast<W>(mask);
     return as_floats((m & as_words(yes)) | (~m & as_words(no)));
   }
-  ZK_INLINE float half(uint16_t h) { return half_to_float(h); }
-  ZK_INLINE uint16_t to_half(float f) { return half_nearest(f); }
+  typedef uint16_t Shorts __attribute__((vector_size(8)));
+  ZK_INLINE W load_shorts(const uint16_t* p) {
+    Shorts v;
+    std::memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, W);
+  }
+  ZK_INLINE void store_shorts(uint16_t* p, W v) {
+    const Shorts shorts = __builtin_convertvector(v, Shorts);
+    std::memcpy(p, &shorts, sizeof shorts);
+  }
+  template <class Mask>
+  ZK_INLINE W where(Mask mask) {
+    return reinterpret_cast<W>(mask);
+  }
 };
 
 }  // namespace

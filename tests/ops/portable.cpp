@@ -57,6 +57,25 @@ long wrong_fma() {
   return wrong;
 }
 
+// Every number of float16 in, and fp32 numbers around every one of them, and between, out.
+long wrong_halves() {
+  long wrong = 0;
+  for (uint32_t h = 0; h < 1u << 16; ++h) {
+    const uint16_t in[4] = {static_cast<uint16_t>(h), static_cast<uint16_t>(~h), 0, static_cast<uint16_t>(h ^ 0x8000u)};
+    const F read = Portable::load_half(in);
+    for (int j = 0; j < 4; ++j) wrong += float_bits(half_to_float(in[j])) != float_bits(read[j]);
+    for (uint32_t low = 0; low < 64; ++low) {
+      // around the number, around the middle to the next, and anywhere
+      const uint32_t bits = float_bits(half_to_float(in[0])) + (low & 32 ? 0x1000u : 0u) + (low & 31) - 16u;
+      const F out{bits_float(bits), bits_float(bits ^ 0x80000000u), bits_float(h << 16 | low * 1021u), 0.0f};
+      uint16_t written[4];
+      Portable::store_half(written, out);
+      for (int j = 0; j < 4; ++j) wrong += half_nearest(out[j]) != written[j];
+    }
+  }
+  return wrong;
+}
+
 }  // namespace
 
-int main() { std::printf("%ld %ld\n", wrong_normals(), wrong_fma()); }
+int main() { std::printf("%ld %ld %ld\n", wrong_normals(), wrong_fma(), wrong_halves()); }

@@ -12,6 +12,8 @@ from .lists import Lists
 
 def is_row(value: Any) -> bool:
     """Whether `value` holds numbers: a list, a tensor with a dimension; not a number, a 0-d tensor or text."""
+    if type(value) in (float, int):  # what nearly every call passes
+        return False
     return (
         isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) > 0
     )
