@@ -87,6 +87,10 @@ def state(*names: str, **others: Any) -> Callable[[], dict[str, Any]]:
 FUNCTIONS = [
     Call(ops.perturb_, move, {"params": TENSOR, **MOVE, "out": NONE}),
     Call(
+        ops.normal_, lambda: {n: v for n, v in move().items() if n not in ("decay", "out")},
+        {"params": TENSOR | kind("0-d tensor", "meta tensor"), **{n: k for n, k in MOVE.items() if n != "decay"}},
+    ),
+    Call(
         ops.perturbed, lambda: {name: value for name, value in move().items() if name != "out"},
         {"params": TENSOR | kind("0-d tensor"), **MOVE}, within=True,
     ),
