@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,23 @@ def quiet() -> Display:
     from rich.console import Console
 
     return Display(console=Console(file=io.StringIO(), width=100))
+
+
+def as_version_1(folder: Path) -> None:
+    """Makes a run's folder what earlier releases wrote: no first line, no checksums."""
+    for name in ("steps.jsonl", "metrics.jsonl"):
+        rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        rows = [{k: v for k, v in row.items() if k not in ("check", "skipped")} for row in rows]
+        lines = [json.dumps(row) + "\n" for row in rows if "options" not in row]
+        (folder / name).write_text("".join(lines))
+    config = json.loads((folder / "config.json").read_text())
+    del config["format"]
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    path = folder / "checkpoint.pt"
+    if path.exists():
+        content = torch.load(path, weights_only=True)
+        del content["log"]
+        torch.save(content, path)
 
 
 @pytest.fixture

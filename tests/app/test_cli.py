@@ -15,7 +15,7 @@ from zokern.app.cli import app
 from zokern.app.tasks import fetch as fetching
 from zokern.app.training import METHODS
 
-from .conftest import WORDS
+from .conftest import WORDS, as_version_1
 
 
 def refuses(result, *parts):
@@ -276,6 +276,7 @@ def test_old_names_of_options_are_taken_with_a_note(cli, tmp_path, arguments, no
 def test_a_run_of_an_earlier_version_is_resumed(cli, tmp_path):
     more = ("--method", "mezo-svrg", "--full-batch-size", 16, "--anchor", "copy", "--lr-schedule", "constant")
     assert cli("train", "--task", "digits", "--steps", 2, *more, "--out", "out").exit_code == 0
+    as_version_1(tmp_path / "out")
     path = tmp_path / "out" / "config.json"
     config = json.loads(path.read_text())
     options = config["options"]

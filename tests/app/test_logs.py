@@ -11,7 +11,7 @@ import torch
 
 from zokern.app.tasks import UserError
 from zokern.app.training import checkpoint
-from zokern.app.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from zokern.app.training.checkpoint import fingerprint, read_checkpoint, save_checkpoint
 from zokern.app.training.folder import Folder, explained
 from zokern.app.training.log import LineLog, decode_values, encode_values, read_steps
 
@@ -81,7 +81,6 @@ def test_disk_that_fills_up_within_a_line_is_noticed(tmp_path):
             return taken
 
     log = LineLog(tmp_path / "log")
-    log._file.close()
     log._file = NearlyFull()
     with pytest.raises(UserError, match="The disk is full"):
         log.append({"step": 1})
@@ -113,7 +112,9 @@ def test_checkpoint_round_trip_is_exact(tmp_path, model):
         for p in model.parameters():
             p.zero_()
     optimizer = Stateful()
-    assert load_checkpoint(tmp_path, model, optimizer) == 5
+    found = read_checkpoint(tmp_path)
+    found.restore(model, optimizer)
+    assert found.step == 5
     assert optimizer.number == 7
     for name, p in model.named_parameters():
         expected = torch.zeros_like(p) if name == "0.bias" else kept[name]
@@ -121,10 +122,10 @@ def test_checkpoint_round_trip_is_exact(tmp_path, model):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn", b"nonsense"])
-def test_unreadable_checkpoint_counts_as_none(tmp_path, model, content):
+def test_unreadable_checkpoint_counts_as_none(tmp_path, content):
     if content is not None:
         (tmp_path / "checkpoint.pt").write_bytes(content)
-    assert load_checkpoint(tmp_path, model, Stateful()) == 0
+    assert read_checkpoint(tmp_path) is None
 
 
 def test_half_written_checkpoint_leaves_the_previous(tmp_path, model, monkeypatch):
@@ -138,17 +139,17 @@ def test_half_written_checkpoint_leaves_the_previous(tmp_path, model, monkeypatc
     with pytest.raises(UserError, match="disk is full"):
         save_checkpoint(tmp_path, 2, model, Stateful())
     monkeypatch.undo()
-    assert load_checkpoint(tmp_path, model, Stateful()) == 1
+    assert read_checkpoint(tmp_path).step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path, model):
     save_checkpoint(tmp_path, 1, model, Stateful())
     with pytest.raises(UserError, match="differs in"):
-        load_checkpoint(tmp_path, torch.nn.Linear(3, 2), Stateful())
+        read_checkpoint(tmp_path).restore(torch.nn.Linear(3, 2), Stateful())
     wider = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(2, 2).bfloat16())
     with pytest.raises(UserError, match=r"0\.weight has another shape"):
-        load_checkpoint(tmp_path, wider, Stateful())
+        read_checkpoint(tmp_path).restore(wider, Stateful())
 
 
 def test_fingerprint_tells_weights_apart(model):
@@ -169,7 +170,9 @@ def test_folder_rules(tmp_path):
         (run / name).write_text("{}")
     with pytest.raises(UserError, match=r"already holds a run\. Continue it with --resume"):
         Folder(run).claim(overwrite=False)
-    Folder(run).claim(overwrite=True)
+    folder = Folder(run)
+    folder.claim(overwrite=True)
+    folder.lock.release()
     assert [p.name for p in run.iterdir()] == ["notes.txt"]  # what is not ours stays
 
     with pytest.raises(UserError, match="already holds other files"):

@@ -15,6 +15,8 @@ from zokern.app.options import lr_factor
 from zokern.app.tasks import UserError
 from zokern.app.training import METHODS, Method, Stopped, TrainOptions, run_training
 
+from .conftest import as_version_1
+
 
 @pytest.fixture
 def base(tmp_path):
@@ -184,6 +186,7 @@ def test_resume_cannot_change_the_horizon_of_a_schedule(base, tmp_path, quiet):
 
 def test_resume_refuses_another_model(base, tmp_path, quiet):
     run_training(base(), display=quiet)
+    as_version_1(tmp_path / "run")  # config.json of later ones is sealed
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
     config["options"]["seed"] = 5  # other initial weights
@@ -195,6 +198,7 @@ def test_resume_refuses_another_model(base, tmp_path, quiet):
 def test_log_of_another_method_is_refused(base, tmp_path, quiet):
     run_training(base(), display=quiet)
     (tmp_path / "run" / "checkpoint.pt").unlink()
+    as_version_1(tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())
     config["options"]["num_queries"] = 3  # needs six losses a step, the log has four
@@ -208,7 +212,10 @@ def test_loss_that_stays_infinite_ends_the_run(base, quiet, monkeypatch):
         return optimizer.step(lambda: closures.batch() * math.nan)
 
     monkeypatch.setitem(METHODS, "mezo", Method("mezo", "x", METHODS["mezo"].build, step=broken))
-    with pytest.raises(UserError, match="not finite in 20 steps in a row"):
+    with pytest.raises(
+        UserError,
+        match=r"No update was finite in 20 steps in a row, up to step 20.*losses are not finite.*--lr 0\.03",
+    ):
         run_training(base(steps=50), display=quiet)
 
 

@@ -9,12 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from zokern.app.tasks import UserError
+from zokern.app.tasks import UserError, explain_os_error
 
-__all__ = ["Option", "changed", "check_values", "flag", "option", "options_of"]
+__all__ = [
+    "Option",
+    "about",
+    "changed",
+    "check_value",
+    "check_values",
+    "flag",
+    "option",
+    "options_of",
+    "shown",
+]
+
+FP32_MAX = 3.4028234663852886e38
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,8 @@ class Option:
         shown: what stands for the default where that is None.
         choices: the values there are.
         positive, not_negative: bounds of a number.
+        most: the largest number; None: what 64 bits hold, of fractions what fp32 holds.
+        may_be_empty: an empty text is a value.
         repeated: given once for each value of a list.
     """
 
@@ -38,6 +57,8 @@ class Option:
     choices: tuple[str, ...] = ()
     positive: bool = False
     not_negative: bool = False
+    most: float | None = None
+    may_be_empty: bool = False
     repeated: bool = False
 
 
@@ -57,17 +78,84 @@ def flag(name: str) -> str:
 
 
 def check_values(options: Any) -> None:
-    """Raises `UserError` naming the first option whose value is outside its choices or bounds."""
+    """Raises `UserError` naming the first option whose value is of another kind, or outside its choices or bounds."""
+    hints = typing.get_type_hints(type(options))
     for name, declared in options_of(type(options)).items():
-        value = getattr(options, name)
-        if value is None:
-            continue
-        if declared.choices and value not in declared.choices:
-            raise UserError(f"{flag(name)} must be one of {', '.join(declared.choices)}, got {value!r}.")
-        if declared.positive and not (math.isfinite(value) and value > 0):
-            raise UserError(f"{flag(name)} must be positive, got {value!r}.")
-        if declared.not_negative and not (math.isfinite(value) and value >= 0):
-            raise UserError(f"{flag(name)} must not be negative, got {value!r}.")
+        check_value(flag(name), getattr(options, name), hints[name], declared)
+
+
+def check_value(name: str, value: Any, hint: Any, declared: Option) -> None:
+    """Raises `UserError` naming an option whose value is none of `hint`, or not as declared."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return
+    kind = next(kind for kind in kinds if kind is not type(None))
+    values = [value]
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise UserError(f"{name} must be several values, got {shown(value)}.")
+        kind, values = typing.get_args(kind)[0], list(value)
+    for one in values:
+        trouble = _trouble(one, kind, declared)
+        if trouble:
+            raise UserError(f"{name} must {trouble}, got {shown(one)}.")
+
+
+def _trouble(value: Any, kind: Any, declared: Option) -> str:
+    """What a value must be and is not."""
+    if kind is bool:
+        return "" if isinstance(value, bool) else "be true or false"
+    if kind is str:
+        return _trouble_of_text(value, declared)
+    number: Any = numbers.Integral if kind is int else numbers.Real
+    if not isinstance(value, number) or isinstance(value, bool):
+        return "be a whole number" if kind is int else "be a number"
+    finite = kind is int or math.isfinite(value)
+    if declared.positive and not (finite and value > 0):
+        return "be positive"
+    if declared.not_negative and not (finite and value >= 0):
+        return "not be negative"
+    if not finite:
+        return "be finite"
+    usual = 2**63 - 1 if kind is int else FP32_MAX
+    most = usual if declared.most is None else declared.most
+    return f"be at most {most:.12g}" if abs(value) > most else ""
+
+
+def _trouble_of_text(value: Any, declared: Option) -> str:
+    if not isinstance(value, str):
+        return "be text"
+    if declared.choices:
+        return "" if value in declared.choices else f"be one of {', '.join(declared.choices)}"
+    if not value and not declared.may_be_empty:
+        return "not be empty"
+    if "\0" in value:
+        return "not hold a NUL character"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "be text that can be written as UTF-8"
+    return ""
+
+
+@contextmanager
+def about(name: str, value: Any) -> Iterator[None]:
+    """Has an error that names no option begin with the one it comes from, and its value."""
+    try:
+        yield
+    except (UserError, OSError) as found:
+        error = explain_os_error(found, "using a file") if isinstance(found, OSError) else found
+        if name in str(error) or str(error).startswith("--"):
+            raise error from None
+        text = str(value)
+        plain = text.isprintable() and text.strip() == text and len(text) <= 200
+        raise UserError(f"{name} {text if plain else shown(text)}: {error}") from None
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def changed(options: Any) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,14 @@ import torch
 from zokern.app.fields import check_values, option
 from zokern.app.tasks import UserError
 
-__all__ = ["DTYPES", "RENAMED", "SCHEDULES", "TrainOptions", "lr_factor", "renamed"]
+__all__ = ["DTYPES", "MOST_THREADS", "RENAMED", "SCHEDULES", "TrainOptions", "lr_factor", "renamed"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SCHEDULES = ("constant", "linear", "cosine")
+MOST_FEATURES = 1 << 16
+"""Of an adapter or prefix: more than a model is wide; a number mistyped would take all memory."""
+MOST_THREADS = max(256, 4 * (os.cpu_count() or 1))
+"""PyTorch starts as many as it is told to, and dies where the system has no more."""
 
 RENAMED: dict[str, tuple[str, dict[str, str]]] = {
     "queries": ("evaluation", {"parallel": "batched"}),
@@ -70,8 +75,11 @@ class TrainOptions:
         _TEXT,
         "Question put to the model, with {column} places; {{ and }} are braces.",
         shown="task's",
+        may_be_empty=True,
     )
-    answer: str | None = option(None, _TEXT, "What precedes the label word.", shown="task's")
+    answer: str | None = option(
+        None, _TEXT, "What precedes the label word.", shown="task's", may_be_empty=True
+    )
     label_words: tuple[str, ...] | None = option(
         None,
         _TEXT,
@@ -123,14 +131,14 @@ class TrainOptions:
         repeated=True,
     )
     last_layers: int = option(2, _TUNE, "Blocks trained by --tuning last-layers.", positive=True)
-    lora_rank: int = option(4, _TUNE, "LoRA rank r.", positive=True)
+    lora_rank: int = option(4, _TUNE, "LoRA rank r.", positive=True, most=MOST_FEATURES)
     lora_alpha: float = option(32.0, _TUNE, "LoRA is scaled by alpha / r.", positive=True)
     lora_targets: tuple[str, ...] = option(
         (), _TUNE, "Linear layers that get LoRA, with commas.", shown="query and value"
     )
-    bottleneck: int = option(64, _TUNE, "Features inside a TT adapter.", positive=True)
-    rank: int = option(5, _TUNE, "TT-rank of a TT adapter's projections.", positive=True)
-    prefix_tokens: int = option(5, _TUNE, "Tokens of the prefix.", positive=True)
+    bottleneck: int = option(64, _TUNE, "Features inside a TT adapter.", positive=True, most=MOST_FEATURES)
+    rank: int = option(5, _TUNE, "TT-rank of a TT adapter's projections.", positive=True, most=MOST_FEATURES)
+    prefix_tokens: int = option(5, _TUNE, "Tokens of the prefix.", positive=True, most=MOST_FEATURES)
 
     lr: float | None = option(
         None,
@@ -256,8 +264,10 @@ class TrainOptions:
     batch_size: int | None = option(None, _RUN, "Examples per step.", shown="task's (mr: 8)", positive=True)
     dtype: str = option("fp32", _RUN, "fp32, bf16 or fp16, of the model's weights.", choices=tuple(DTYPES))
     device: str = option("auto", _RUN, "cpu, cuda, cuda:1, ..., or auto.")
-    threads: int | None = option(None, _RUN, "CPU threads.", shown="PyTorch's choice", positive=True)
-    seed: int = option(0, _RUN, "Of directions, batches and fresh weights.")
+    threads: int | None = option(
+        None, _RUN, "CPU threads.", shown="PyTorch's choice", positive=True, most=MOST_THREADS
+    )
+    seed: int = option(0, _RUN, "Of directions, batches and fresh weights.", most=math.inf)
     eval_every: int = option(
         0, _RUN, "Test every so many steps too; 0: only before and after.", not_negative=True
     )

@@ -150,7 +150,8 @@ def _lora(model: Classifier, options: TuningOptions) -> Tuned:
             wrapped = peft.get_peft_model(model.lm, config, autocast_adapter_dtype=True)
         except ValueError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"LoRA cannot be added to {targets}: {reason[:200]}") from None
+            name = "--lora-targets" if options.lora_targets else "--tuning lora"
+            raise UserError(f"{name}: LoRA cannot be added to {targets}: {reason[:200]}") from None
     # The adapters were put into model.lm itself; `wrapped` is kept for saving only.
     save_head = _thaw_untied(model)
 
@@ -192,7 +193,9 @@ def _prefix(model: Classifier, options: TuningOptions) -> Tuned:
             peft.initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=cache)
     except (ValueError, RuntimeError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"A prefix cannot be added to this model: {reason[:200]}") from None
+        raise UserError(
+            f"--prefix-tokens {count}: A prefix cannot be added to this model: {reason[:200]}"
+        ) from None
     model.put_prefix(wrapped, count)
 
     def save(folder: Path) -> list[Path]:

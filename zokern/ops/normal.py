@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from ..call.checks import check_bounded, check_choice, check_seed, check_tensor
+from ..call.checks import (
+    check_bounded,
+    check_choice,
+    check_device,
+    check_kind,
+    check_seed,
+    check_shape,
+    check_tensor,
+)
 from ..call.codes import DISTRIBUTIONS
 from ..call.dispatch import to_signed, to_unsigned
 from ..call.lists import Tensors
@@ -53,7 +61,9 @@ def normal(
     (lane,) = check_bounded("lane", [lane], 1, 32)
     (offset,) = check_bounded("offset", [offset], 1, 63)
     check_choice("distribution", distribution, DISTRIBUTIONS)
-    out = torch.empty(shape, device=device, dtype=dtype)
+    sizes, place = check_shape("shape", shape), check_device("device", device)
+    check_kind("dtype", dtype, torch.dtype, "a dtype")
+    out = torch.empty(sizes, device=place, dtype=dtype)
     check_tensor("dtype", out)
     if out.numel():
         torch.ops.zokern.normal_(out, to_signed(value), stream, lane, offset, distribution)

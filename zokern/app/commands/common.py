@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from zokern.app.fields import changed, flag
+from zokern.app.fields import Option, changed, check_value, flag
 from zokern.app.tasks import UserError, explain_os_error
 
-__all__ = ["make_display", "option", "plain_errors", "refuse_beside_resume"]
+__all__ = ["folder", "make_display", "option", "plain_errors", "refuse_beside_resume"]
 
 
 def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -23,7 +24,7 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except UserError as error:
-            print(f"zokern: {error}", file=sys.stderr)
+            print(f"zokern: {_printable(str(error))}", file=sys.stderr)
             raise typer.Exit(2) from None
         except OSError as error:
             print(f"zokern: {explain_os_error(error, 'using a file')}", file=sys.stderr)
@@ -33,6 +34,13 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _printable(text: str) -> str:
+    """A text in which what a terminal would obey, or cannot show, is written as an escape."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -52,6 +60,16 @@ def refuse_beside_resume(options: Any, what: str, *more: str, besides: Collectio
     asked = [name for name in changed(options) if name not in besides] + list(more)
     if asked:
         raise UserError(f"--resume takes all options from the {what}; drop {flag(asked[0])}.")
+
+
+def folder(name: str, value: str | None) -> Path | None:
+    """A folder that was typed in.
+
+    Raises:
+        UserError: the text cannot be a path.
+    """
+    check_value(name, value, str | None, Option("", ""))
+    return None if value is None else Path(value)
 
 
 def make_display(quiet: bool) -> Any:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zokern.app.commands.common import make_display, option, plain_errors, refuse_beside_resume
+from zokern.app.commands.common import folder, make_display, option, plain_errors, refuse_beside_resume
 from zokern.app.commands.signature import from_options
 from zokern.app.compare.options import CompareOptions
 from zokern.app.tasks import TASKS, UserError
@@ -46,13 +45,13 @@ with its reason. Methods and tunings are those of [cyan]zokern train --help[/cya
 def compare(
     options: CompareOptions,
     out: Annotated[
-        Path | None,
+        str | None,
         option(
             _OUT, "Folder; one that holds the same comparison is continued.", show_default="runs/compare-TASK"
         ),
     ] = None,
     resume: Annotated[
-        Path | None,
+        str | None,
         option(_OUT, "Continue the comparison in this folder with its own options.", metavar="FOLDER"),
     ] = None,
     overwrite: Annotated[bool, option(_OUT, "Replace the comparison in the folder.", "--overwrite")] = False,
@@ -67,7 +66,13 @@ def compare(
         given = ["out"] * (out is not None) + ["overwrite"] * overwrite
         refuse_beside_resume(options, "comparison", *given)
     try:
-        rows = run_comparison(options, out=out, resume=resume, overwrite=overwrite, display=display)
+        rows = run_comparison(
+            options,
+            out=folder("--out", out),
+            resume=folder("--resume", resume),
+            overwrite=overwrite,
+            display=display,
+        )
     except Stopped as stopped:
         print(
             f"zokern: stopped after {stopped.step} runs; they and the one under way are in "

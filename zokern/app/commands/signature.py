@@ -20,10 +20,12 @@ from typing import Annotated, Any
 
 import typer
 
-from zokern.app.fields import Option, flag, options_of
+from zokern.app.fields import Option, flag, options_of, shown
 from zokern.app.tasks import UserError
 
 __all__ = ["from_options"]
+
+_METAVARS: Mapping[type | None, str] = {int: "INTEGER", float: "FLOAT"}
 
 Texts = Callable[[str], Mapping[str, str]]
 Renamed = Mapping[str, tuple[str, Mapping[str, str]]]
@@ -72,13 +74,14 @@ def _parameters(cls: type, texts: Texts) -> dict[str, inspect.Parameter]:
         option = declared[field.name]
         words = texts(field.name)
         shown = None if option.shown is None else string.Template(option.shown).substitute(words)
+        kind, default = _as_typed(option, hints[field.name], field.default)
         info = typer.Option(
             *option.flags,
             help=string.Template(option.help).substitute(words),
             rich_help_panel=option.panel,
             show_default=True if shown is None else shown,
+            metavar=_METAVARS.get(_number(hints[field.name])),
         )
-        kind, default = _as_typed(option, hints[field.name], field.default)
         found[field.name] = _parameter(field.name, Annotated[kind, info], default)  # type: ignore[valid-type]
     return found
 
@@ -88,7 +91,11 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _as_typed(option: Option, hint: Any, default: Any) -> tuple[Any, Any]:
-    """Type and default of an option as it is typed in."""
+    """Type and default of an option as it is typed in. Numbers are read here: typer's error lacks the value."""
+    if _number(hint) is not None:
+        return str | None, None if default is None else f"{default:g}" if isinstance(default, float) else str(
+            default
+        )
     if _element(hint) is None:
         return hint, default
     if option.repeated:
@@ -96,6 +103,12 @@ def _as_typed(option: Option, hint: Any, default: Any) -> tuple[Any, Any]:
     if _element(hint) is float:
         return str, ",".join(f"{number:g}" for number in default)
     return str | None, None
+
+
+def _number(hint: Any) -> type | None:
+    """`int` or `float` of an option that takes a number."""
+    kinds = (hint, *typing.get_args(hint)) if typing.get_origin(hint) is not tuple else ()
+    return next((kind for kind in kinds if kind in (int, float)), None)
 
 
 def _element(hint: Any) -> type | None:
@@ -110,27 +123,45 @@ def _values(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for field in dataclasses.fields(cls):
         value, element = given[field.name], _element(hints[field.name])
-        if element is not None and value is None:
+        number = _number(hints[field.name])
+        if number is not None and value is not None:
+            value = _one_number(flag(field.name), value, number)
+        elif element is not None and value is None:
             value = field.default
         elif element is float:
             value = _numbers(flag(field.name), value)
         elif element is not None:
-            parts = _parts(value) if isinstance(value, str) else value
+            parts = _parts(flag(field.name), value) if isinstance(value, str) else value
             value = tuple(part.strip() for part in parts if part.strip())
+            if not value and given[field.name] not in (None, []):
+                raise UserError(f"{flag(field.name)} must name something, got {shown(given[field.name])}.")
         values[field.name] = value
     return values
 
 
-def _parts(text: str) -> list[str]:
+def _parts(name: str, text: str) -> list[str]:
     """What stands between commas; a part in double quotes may hold commas."""
-    return [part for row in csv.reader([text], skipinitialspace=True) for part in row]
+    try:
+        return [part for row in csv.reader([text], skipinitialspace=True) for part in row]
+    except csv.Error:
+        raise UserError(f"{name} must be words with commas between, got {shown(text)}.") from None
+
+
+def _one_number(name: str, text: str, kind: type) -> Any:
+    try:
+        if "_" in text or not text.isascii():
+            raise ValueError
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"{name} must be {what}, got {shown(text)}.") from None
 
 
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"{name} must be numbers with commas between, got {text!r}.") from None
+        return tuple(_one_number(name, part, float) for part in text.split(","))
+    except UserError:
+        raise UserError(f"{name} must be numbers with commas between, got {shown(text)}.") from None
 
 
 def _hidden(old: str, now: str, values: Mapping[str, str]) -> inspect.Parameter:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zokern.app.commands.common import make_display, option, plain_errors, refuse_beside_resume
+from zokern.app.commands.common import folder, make_display, option, plain_errors, refuse_beside_resume
 from zokern.app.commands.signature import from_options
 from zokern.app.commands.texts import examples, train_texts
 from zokern.app.options import RENAMED, TrainOptions
@@ -47,7 +46,7 @@ def train(
     options: TrainOptions,
     overwrite: Annotated[bool, option(_OUT, "Replace the run that is in the folder.")] = False,
     resume: Annotated[
-        Path | None,
+        str | None,
         option(
             _OUT,
             "Continue the run in this folder with its own options (only --steps may be given "
@@ -65,17 +64,17 @@ def train(
     try:
         run_training(
             options,
-            resume=resume,
+            resume=folder("--resume", resume),
             steps=options.steps if resume is not None else None,
             overwrite=overwrite,
             display=make_display(quiet),
         )
     except Stopped as stopped:
-        folder = resume or stopped.folder
+        where = resume or stopped.folder
         print(
             f"zokern: stopped after step {stopped.step}; every step up to it, the last checkpoint "
-            f"and the learning curve are in {folder}.\n"
-            f"Continue with: zokern train --resume {folder}",
+            f"and the learning curve are in {where}.\n"
+            f"Continue with: zokern train --resume {where}",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None

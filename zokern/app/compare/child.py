@@ -41,7 +41,7 @@ def run_cell(folder: Path, display: Display) -> dict[str, Any]:
         result = _baseline(cell, options, display)
     else:
         result = _trained(cell, options, display)
-    Folder(folder).write_json(RESULT, result)
+    Folder(folder).write_json(RESULT, result, sealed=True)
     return result
 
 

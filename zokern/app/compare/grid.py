@@ -45,7 +45,7 @@ class Grid:
         """Reads how far the present run is."""
         if not self.display.live:
             return
-        steps = _lines(home / TRAIN / STEPS)
+        steps = max(0, _lines(home / TRAIN / STEPS) - 1)  # the first line seals the options
         text = "loading" if not (home / TRAIN / METRICS).exists() else ""
         if cell.method in BASELINES or steps >= (cell.options.steps or 1):
             text = "testing"

@@ -16,6 +16,7 @@ from typing import Any
 from zokern.app.compare.baselines import BASELINES
 from zokern.app.compare.options import CompareOptions
 from zokern.app.defaults import resolve
+from zokern.app.fields import shown
 from zokern.app.methods import METHODS, check_method
 from zokern.app.options import TrainOptions, renamed
 from zokern.app.tasks import Task, UserError
@@ -57,7 +58,7 @@ def plan(options: CompareOptions, task: Task) -> list[Cell]:
     options.check()
     labels = [part.strip() for part in options.runs.split(",") if part.strip()]
     if not labels:
-        raise UserError("--runs names nothing to run.")
+        raise UserError(f"--runs names nothing to run, got {shown(options.runs)}.")
     for index, label in enumerate(labels):
         if label in labels[:index]:
             raise UserError(f"--runs names {label} twice.")
@@ -195,4 +196,4 @@ def _given(label: str, parts: Sequence[str]) -> dict[str, Any]:
 def place(options: CompareOptions) -> Path:
     """The default folder."""
     model = (options.model or "").rstrip("/").split("/")[-1]
-    return Path("runs") / "-".join(part for part in ("compare", Path(options.task).name, model) if part)
+    return Path("runs") / "-".join(part[:80] for part in ("compare", Path(options.task).name, model) if part)

@@ -21,11 +21,13 @@ from zokern.app.compare.grid import Grid
 from zokern.app.compare.options import CompareOptions
 from zokern.app.compare.plan import Cell, place, plan
 from zokern.app.compare.table import show_table, write_tables
+from zokern.app.fields import about
 from zokern.app.options import renamed
 from zokern.app.tasks import Task, UserError, explain_os_error, load_task
 from zokern.app.training import terminate_as_interrupt
 from zokern.app.training.display import Display
 from zokern.app.training.folder import Folder
+from zokern.app.training.lock import LOCK, FolderLock
 from zokern.app.training.loop import Stopped
 from zokern.app.training.report import data_facts
 
@@ -66,14 +68,29 @@ def run_comparison(
     """
     display = Display() if display is None else display
     if resume is not None:
-        folder, options = resume, _saved(resume)
+        with about("--resume", resume):
+            folder, options = resume, _saved(resume)
     else:
         options = CompareOptions() if options is None else options
         folder = place(options) if out is None else out
     options.check()
+    lock = FolderLock(folder)
+    with about("--resume" if resume is not None else "--out", folder):
+        lock.refuse_if_taken()
     task = _task(options, display)
     cells = plan(options, task)
-    _claim(folder, options, overwrite)
+    with about("--resume" if resume is not None else "--out", folder):
+        _claim(folder, options, overwrite, lock)
+    try:
+        return _run_all(cells, task, options, folder, display)
+    finally:
+        lock.release()
+
+
+def _run_all(
+    cells: list[Cell], task: Task, options: CompareOptions, folder: Path, display: Display
+) -> list[dict[str, Any]]:
+    """Runs the cells that are not finished, and makes the table."""
     _show_plan(cells, task, options, folder, display)
     results: dict[str, dict[str, Any]] = {}
     try:
@@ -92,7 +109,7 @@ def run_comparison(
 
 
 def _task(options: CompareOptions, display: Display) -> Task:
-    with display.bytes_bar(f"fetching data for {options.task}") as progress:
+    with about("--task", options.task), display.bytes_bar(f"fetching data for {options.task}") as progress:
         return load_task(
             options.task,
             prompt=options.prompt,
@@ -111,7 +128,7 @@ def _task(options: CompareOptions, display: Display) -> Task:
 
 def _saved(folder: Path) -> CompareOptions:
     try:
-        values = json.loads((folder / SETTINGS).read_text())
+        values = Folder(folder).read_sealed(SETTINGS)
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return CompareOptions(**values)
     except (FileNotFoundError, NotADirectoryError):
@@ -120,20 +137,19 @@ def _saved(folder: Path) -> CompareOptions:
         raise UserError(f"{folder / SETTINGS} cannot be read: {error}.") from None
 
 
-def _claim(folder: Path, options: CompareOptions, overwrite: bool) -> None:
-    """Makes the folder this comparison's, new or continued."""
+def _claim(folder: Path, options: CompareOptions, overwrite: bool, lock: FolderLock) -> None:
+    """Makes the folder this comparison's, new or continued, and takes its lock."""
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--out {folder} is a file, not a folder.")
-        found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        found = sorted(names - {LOCK})
         if found and SETTINGS not in found:
             raise UserError(
                 f"{folder} holds files that are not a comparison's ({found[0]}, ...); choose another "
                 "folder with --out."
             )
-        if found and overwrite:
-            shutil.rmtree(folder)
-        elif found:
+        if found and not overwrite:
             old = _saved(folder).settings()
             for name, value in options.settings().items():
                 if old[name] != value:
@@ -142,9 +158,14 @@ def _claim(folder: Path, options: CompareOptions, overwrite: bool) -> None:
                         f"{value}: choose another folder with --out, or replace it with --overwrite."
                     )
         folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        with lock.held_on_error():
+            for name in sorted(found, key=SETTINGS.__eq__) if overwrite else ():  # the settings last
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            Folder(folder).write_json(SETTINGS, dataclasses.asdict(options), sealed=True)
     except OSError as error:
         raise explain_os_error(error, f"preparing {folder}") from None
-    Folder(folder).write_json(SETTINGS, dataclasses.asdict(options))
 
 
 def _show_plan(
@@ -174,12 +195,12 @@ def _run(cell: Cell, folder: Path, options: CompareOptions, grid: Grid) -> dict[
         "keep_weights": options.keep_weights,
         "options": cell.options.as_dict(),
     }
-    done = _finished(home, wanted)
+    done = _finished(home, wanted, grid.display.warn)
     if done is not None:
         return done
     try:
         home.mkdir(exist_ok=True)
-        Folder(home).write_json(CELL, wanted)
+        Folder(home).write_json(CELL, wanted, sealed=True)
         code = _child(home, lambda: grid.update(cell, home))
     except OSError as error:
         raise explain_os_error(error, f"running {home}") from None
@@ -189,11 +210,15 @@ def _run(cell: Cell, folder: Path, options: CompareOptions, grid: Grid) -> dict[
     return result
 
 
-def _finished(home: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(home: Path, wanted: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The result that is there, if it is this cell's; a failed run is tried again."""
     try:
-        cell = json.loads((home / CELL).read_text())
-    except (OSError, ValueError):
+        cell = Folder(home).read_sealed(CELL)
+        if not isinstance(cell.get("options"), dict):
+            raise ValueError("there are no options in it")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError):
+            warn(f"{home / CELL} is damaged: {error}. Its run is made again.")
         shutil.rmtree(home, ignore_errors=True)
         return None
     if _same(cell) != _same(json.loads(json.dumps(wanted))):
@@ -216,7 +241,7 @@ def _same(cell: dict[str, Any]) -> dict[str, Any]:
 
 def _result(home: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((home / RESULT).read_text())
+        return Folder(home).read_sealed(RESULT)
     except (OSError, ValueError):
         return None
 

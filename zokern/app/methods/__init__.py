@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from zokern.app.fields import flag
+from zokern.app.fields import flag, shown
 from zokern.app.methods import adam, adamu, adazeta, first_order, mezo, sparse, svrg
 from zokern.app.methods.base import Closures, Method, Progress, full_size
 from zokern.app.methods.first_order import FIRST_ORDER_STEP
@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {method.name: method for family in _FAMILIES for me
 
 def _named(name: str) -> Method:
     if name not in METHODS:
-        raise UserError(f"Unknown method {name!r}; known: {', '.join(METHODS)}.")
+        raise UserError(f"--method: Unknown method {name!r}; known: {', '.join(METHODS)}.")
     return METHODS[name]
 
 
@@ -63,7 +63,7 @@ def check_method(options: TrainOptions) -> Method:
         if unread and getattr(options, field.name) != field.default:
             raise UserError(
                 f"--method {options.method} does not read {flag(field.name)}; drop it "
-                f"(it is for {', '.join(unread)})."
+                f"(it is for {', '.join(unread)}), got {shown(getattr(options, field.name))}."
             )
     return method
 

@@ -155,7 +155,7 @@ class PromptedClassifier(Classifier):
         if len(tokens) > self.max_length:
             raise UserError(
                 f"The prompt without any text is {len(tokens)} tokens long, more than the longest "
-                f"allowed ({self.max_length}); raise --max-length or shorten --prompt."
+                f"allowed ({self.max_length}); raise --max-length or shorten --prompt or --answer."
             )
         return tokens
 

@@ -46,14 +46,14 @@ def label_token_ids(tokenizer: Any, words: Sequence[str], context: str, masked: 
             shown = " ".join(repr(piece) for piece in tokenizer.convert_ids_to_tokens(pieces))
             what = "unknown to" if tokenizer.unk_token_id in pieces else f"{len(pieces)} tokens for"
             raise UserError(
-                f"Label word {word!r} is {what} this model's tokenizer ({shown}); a label word must "
+                f"--label-words: Label word {word!r} is {what} this model's tokenizer ({shown}); a label word must "
                 "be a single token. Choose others with --label-words."
             )
         ids.append(single[0])
     for index, token in enumerate(ids):
         if token in ids[:index]:
             raise UserError(
-                f"Label words {words[ids.index(token)]!r} and {words[index]!r} are the same token "
+                f"--label-words: Label words {words[ids.index(token)]!r} and {words[index]!r} are the same token "
                 "for this model; choose others with --label-words."
             )
     return ids

@@ -77,7 +77,8 @@ def load_task(
         given = {"text-columns": text_columns, "label-column": label_column, "task-config": config}
         for option, value in {**given, "encoding": encoding}.items():
             if value:
-                raise UserError(f"--{option} is for hub and local data; task {name} has its own.")
+                words = value if isinstance(value, str) else ",".join(value)
+                raise UserError(f"--{option} {words} is for hub and local data; task {name} has its own.")
         task = TASKS[name](progress)
     elif name in HUB_TASKS or local_path(name).exists() or "/" in name:
         spec = HUB_TASKS.get(name) or HubTask(name, words=())

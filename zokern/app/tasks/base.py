@@ -84,7 +84,7 @@ class TextTask(Task):
             classes = [] if self.data is None else self.data.classes
             only = [c["name"] for c in classes if c["test"] and not c["train"]]
             raise UserError(
-                f"Task {self.name} has {len(self.labels)} classes ({', '.join(self.labels)}"
+                f"--label-words: Task {self.name} has {len(self.labels)} classes ({', '.join(self.labels)}"
                 f"{'; in test rows only: ' + ', '.join(only) if only else ''}) but "
                 f"{len(self.label_words)} label words ({', '.join(self.label_words)})."
             )
@@ -93,12 +93,12 @@ class TextTask(Task):
             named = columns_named(self.prompt, known)
         except UnknownColumn as error:
             raise UserError(
-                f"The prompt asks for {{{error.name}}} but task {self.name} has the columns "
+                f"--prompt: The prompt asks for {{{error.name}}} but task {self.name} has the columns "
                 f"{', '.join(sorted(known))}."
             ) from None
         if not named:
             raise UserError(
-                f"The prompt {self.prompt!r} has no place for the text; use {place_of(sorted(known)[0])}."
+                f"--prompt: The prompt {self.prompt!r} has no place for the text; use {place_of(sorted(known)[0])}."
             )
 
 

@@ -62,7 +62,9 @@ def text_columns(
     if asked:
         for name in asked:
             if clean_name(name) not in names:
-                raise UserError(f"Data set {path} has no text column {name}; its columns are {listed}.")
+                raise UserError(
+                    f"--text-columns: Data set {path} has no text column {name}; its columns are {listed}."
+                )
             if clean_name(name) == clean_name(label):
                 raise UserError(f"--text-columns names {name}, which is the label's column.")
         return list(dict.fromkeys(clean_name(name) for name in asked))

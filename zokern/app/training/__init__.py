@@ -20,6 +20,7 @@ from zokern.app.training.display import Display
 from zokern.app.training.loop import Stopped, train
 from zokern.app.training.report import draw, finish, show_header, show_resume
 from zokern.app.training.run import Run, new_run, resumed_run
+from zokern.app.training.skipped import refuse_unlearned
 
 __all__ = [
     "METHODS",
@@ -69,17 +70,22 @@ def run_training(
         run = resumed_run(Path(resume), steps, display)
     else:
         run = new_run(TrainOptions() if options is None else options, display, overwrite)
-    show_header(run, display)
-    if resume is not None:
-        show_resume(run, display)
-    with terminate_as_interrupt():
-        try:
-            result = train(run, display)
-        except (Stopped, UserError):
-            with suppress(UserError):
-                draw(run)
-            raise
-        return finish(run, result, display)
+    try:
+        show_header(run, display)
+        if resume is not None:
+            show_resume(run, display)
+        with terminate_as_interrupt():
+            try:
+                result = train(run, display)
+            except (Stopped, UserError):
+                with suppress(UserError):
+                    draw(run)
+                raise
+            summary = finish(run, result, display)
+    finally:
+        run.folder.lock.release()
+    refuse_unlearned(run, summary["after"]["loss"])
+    return summary
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
-import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,20 @@ from torch import nn
 
 from zokern.app.tasks import UserError, explain_os_error
 
-__all__ = ["fingerprint", "load_checkpoint", "save_checkpoint", "write_atomically"]
+__all__ = [
+    "CHECKPOINT",
+    "Checkpoint",
+    "fingerprint",
+    "read_checkpoint",
+    "save_checkpoint",
+    "write_atomically",
+]
 
-_NAME = "checkpoint.pt"
+CHECKPOINT = "checkpoint.pt"
+_MARK = b"zokern sha256 "
+_SEAL = len(_MARK) + 64 + 1
+"""Bytes behind what `torch.save` wrote: the mark, the SHA-256 of all before it in hexadecimal, a line's end. `torch.load`
+reads the file as it is."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -37,14 +48,34 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise explain_os_error(error, f"writing {path}") from None
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Any) -> Path:
+class _Hashing:
+    """A file to write to, and the SHA-256 of what is written."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self.file.write(content)  # type: ignore[no-any-return]
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: Any, log: str | None = None
+) -> Path:
     """Writes the state after `step` steps; the previous checkpoint stays until this one is whole.
 
     The optimizer must have nothing pending (`flush`).
+
+    Args:
+        log: the check of the step's line in the log, which ties the checkpoint to it.
     """
-    path, temporary = folder / _NAME, folder / f".{_NAME}.partial"
+    path, temporary = folder / CHECKPOINT, folder / f".{CHECKPOINT}.partial"
     content = {
         "step": step,
+        "log": log,
         "parameters": {
             name: parameter.detach()
             for name, parameter in model.named_parameters()
@@ -54,7 +85,9 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Any) -
     }
     try:
         with open(temporary, "wb") as file:
-            torch.save(content, file)
+            hashing = _Hashing(file)
+            torch.save(content, hashing)  # type: ignore[arg-type]
+            file.write(_MARK + hashing.digest.hexdigest().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -66,35 +99,84 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, optimizer: Any) -
     return path
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: Any) -> int:
-    """Puts the last checkpoint into model and optimizer.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, read and checked."""
 
-    Returns:
-        The number of steps it is after; 0 where there is none or it cannot be read, in which case
-        nothing was changed: the log alone rebuilds a run from its start.
+    path: Path
+    step: int
+    parameters: Mapping[str, torch.Tensor]
+    optimizer: Any
 
-    Raises:
-        UserError: it belongs to another model.
-    """
-    path = folder / _NAME
-    if not path.exists():
-        return 0
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        parameters, state, step = content["parameters"], content["optimizer"], int(content["step"])
-    except (OSError, RuntimeError, KeyError, EOFError, zipfile.BadZipFile, pickle.PickleError):
-        return 0
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if trainable.keys() != parameters.keys():
-        differing = sorted(trainable.keys() ^ parameters.keys())[0]
-        raise UserError(f"{path} does not fit this model: it differs in {differing}.")
-    with torch.no_grad():
+    def restore(self, model: nn.Module, optimizer: Any) -> None:
+        """Puts it into model and optimizer.
+
+        Raises:
+            UserError: it belongs to another model.
+        """
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if trainable.keys() != self.parameters.keys():
+            differing = sorted(trainable.keys() ^ self.parameters.keys())[0]
+            raise UserError(f"{self.path} does not fit this model: it differs in {differing}.")
         for name, parameter in trainable.items():
-            if parameter.shape != parameters[name].shape or parameter.dtype != parameters[name].dtype:
-                raise UserError(f"{path} does not fit this model: {name} has another shape or type.")
-            parameter.copy_(parameters[name])
-    optimizer.load_state_dict(state)
-    return step
+            saved = self.parameters[name]
+            if parameter.shape != saved.shape or parameter.dtype != saved.dtype:
+                raise UserError(f"{self.path} does not fit this model: {name} has another shape or type.")
+        with torch.no_grad():
+            for name, parameter in trainable.items():
+                parameter.copy_(self.parameters[name])
+        try:
+            optimizer.load_state_dict(self.optimizer)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{self.path} does not fit this optimizer: {error}") from None
+
+
+def read_checkpoint(
+    folder: Path, log: Mapping[int, str] | None = None, say: Callable[[str], None] = lambda text: None
+) -> Checkpoint | None:
+    """The last checkpoint; None where there is none, or where it cannot be used, which is said: the log alone
+    rebuilds a run from its start.
+
+    Args:
+        folder: of the run.
+        log: step -> check of its line in the log, one of which the checkpoint must carry; None: checkpoints of an
+            earlier release, which have no checksum.
+        say: called with a sentence on a checkpoint that is not used.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    reason = "" if log is None else _damage(path)
+    if not reason:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            found = Checkpoint(path, content["step"], content["parameters"], content["optimizer"])
+            if not isinstance(found.step, int) or not isinstance(found.parameters, dict):
+                raise ValueError("its entries are of other types")
+        except Exception as error:  # a damaged file makes the reader raise anything
+            reason = f"cannot be read ({' '.join(str(error).split())[:80]})"
+        else:
+            if log is None or (found.step in log and log[found.step] == content["log"]):
+                return found
+            reason = f"is of step {found.step} of another log, or of one that was longer than this"
+    say(f"{path} {reason}. It is not used.")
+    return None
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file that should end with its checksum."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            left = os.fstat(file.fileno()).st_size - _SEAL
+            while left > 0 and (part := file.read(min(left, 1 << 20))):
+                digest.update(part)
+                left -= len(part)
+            seal = file.read()
+    except OSError as error:
+        raise explain_os_error(error, f"reading {path}") from None
+    whole = left == 0 and seal == _MARK + digest.hexdigest().encode() + b"\n"
+    return "" if whole else "is damaged: its checksum is not that of its content"
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -39,6 +39,10 @@ class Display:
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Says what must not be missed, quiet or not."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
         """A two-column list without a frame."""
         if self.quiet:

@@ -30,13 +30,14 @@ from zokern.app.options import lr_factor
 from zokern.app.tasks import Evaluation, Task, UserError, evaluate_logits
 from zokern.app.training.checkpoint import save_checkpoint
 from zokern.app.training.display import Display, StepLine
-from zokern.app.training.log import LineLog, encode_values, read_steps
+from zokern.app.training.log import encode_values, read_steps
 from zokern.app.training.memory import peak_memory, reset_peak_memory
 from zokern.app.training.run import Run
+from zokern.app.training.skipped import advice
 
 __all__ = ["Stopped", "evaluate", "test_logits", "train"]
 
-# So many steps in a row without a finite loss end the run.
+# So many steps in a row without a finite update end the run.
 _MAX_SKIPPED = 20
 
 
@@ -105,7 +106,7 @@ def train(run: Run, display: Display) -> Result:
             return loop.run_all()
     except KeyboardInterrupt:
         # Read again: the interrupt may have come right behind a line that no counter knows of yet.
-        logged = read_steps(LineLog(run.steps_log.path))
+        logged = read_steps(run.steps_log.again())
         raise Stopped(max(logged, default=run.done), run.folder.path) from None
 
 
@@ -128,6 +129,8 @@ class _Loop:
 
     def run_all(self) -> Result:
         run = self.run
+        if run.method.replay is None:
+            self.fill_in()
         if run.done == 0 and run.options.eval_before:
             self.evaluate_once(0)
         reset_peak_memory(self.device)
@@ -172,13 +175,13 @@ class _Loop:
         outside = max(0.0, seconds - inside[0])
         self.seconds, self.outside = self.seconds + seconds, self.outside + outside
         self.steps_run += 1
+        self.count_skipped(loss)
         self.write_metrics(step, loss, cost, seconds, outside)
         line.update(step, loss, seconds, outside)
-        self.skipped = 0 if math.isfinite(loss) else self.skipped + 1
         if self.skipped >= _MAX_SKIPPED:
             raise UserError(
-                f"The loss was not finite in {self.skipped} steps in a row, up to step {step}; the "
-                "weights were left alone since. Try a smaller --lr or --eps, or --dtype fp32."
+                f"No update was finite in {self.skipped} steps in a row, up to step {step}; the weights were left "
+                f"alone since. {advice(run.options, optimizer.last.losses)}"
             )
 
     def replay(self, step: int) -> None:
@@ -191,8 +194,17 @@ class _Loop:
             loss = run.method.replay(run.optimizer, run.logged[step], self.progress(step))
         except ValueError as error:
             raise UserError(f"{run.steps_log.path} does not fit this run at step {step}: {error}.") from None
+        self.count_skipped(loss)
         if step not in self.known_steps:
             self.write_metrics(step, loss, cost, None, None)
+
+    def fill_in(self) -> None:
+        """Rows that metrics.jsonl lacks of steps that are not repeated, from the log."""
+        cost = self.run.method.evaluation(self.run.optimizer, self.run.options)
+        for step, losses in read_steps(self.run.steps_log).items():
+            if step <= self.run.done and step not in self.known_steps and losses:
+                self.set_rates(step)
+                self.write_metrics(step, sum(losses) / len(losses), cost, None, None, losses)
 
     def after(self, step: int, line: StepLine) -> None:
         """Evaluations and checkpoints at their steps; both land what is pending, and so does a
@@ -208,7 +220,9 @@ class _Loop:
                 line.bar.start()
         if step % options.checkpoint_every == 0 or step == self.steps:
             run.optimizer.flush()
-            save_checkpoint(run.folder.path, step, run.model, run.optimizer)
+            run.steps_log.sync()  # a power cut must not leave a log shorter than its checkpoint
+            check = run.steps_log.checks.get(step)
+            save_checkpoint(run.folder.path, step, run.model, run.optimizer, check)
         if self.pauses(step):
             reset_peak_memory(self.device)
 
@@ -275,21 +289,35 @@ class _Loop:
         return self.loss(*self.run.model.collate(self.run.task, "train", [index])).item()
 
     def write_metrics(
-        self, step: int, loss: float, cost: float, seconds: float | None, outside: float | None
+        self,
+        step: int,
+        loss: float,
+        cost: float,
+        seconds: float | None,
+        outside: float | None,
+        losses: list[float] | None = None,
     ) -> None:
+        """Adds a step's row; `losses` where the optimizer does not have them."""
+        losses = self.run.optimizer.last.losses if losses is None else losses
         row = {
             "kind": "step",
             "step": step,
             "loss": loss if math.isfinite(loss) else None,
+            "skipped": self.skipped > 0,
             "lr": self.run.optimizer.param_groups[0]["lr"],
             "epoch": self.progress(step).epoch,
-            "evaluations": len(self.run.optimizer.last.losses),
-            "forwards": cost * len(self.run.optimizer.last.losses),
+            "evaluations": len(losses),
+            "forwards": cost * len(losses),
             "seconds": seconds,
             "seconds_outside_forward": outside,
         }
         self.run.metrics_log.append(row)
         self.run.metrics_log.rows.append(row)
+
+    def count_skipped(self, loss: float) -> None:
+        """After each step."""
+        skipped = self.run.optimizer.last.skipped or not math.isfinite(loss)
+        self.skipped = self.skipped + 1 if skipped else 0
 
 
 def _evaluation(row: dict[str, Any]) -> Evaluation:
