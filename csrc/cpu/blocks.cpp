@@ -41,64 +41,22 @@ int64_t Blocks::place(int plane, int64_t index) const {
   return at;
 }
 
-Blocks::Piece Blocks::piece_of(int64_t row, int64_t column_block) const {
-  const int64_t columns = p_.columns(), begin = column_block * piece_;
-  const int64_t end = std::min(begin + piece_, columns);
+Blocks::Piece Blocks::piece_of(int64_t row, int64_t from, int64_t to) const {
   const uint64_t start = p_.t.offset + static_cast<uint64_t>(row);
-  const auto first_tile = [&](int64_t column) { return (start + static_cast<uint64_t>(column) + kTile - 1) / kTile; };
-  Piece piece{row, first_tile(begin), 0, 0, 0, 0, 0};
-  if (row == 0 && begin == 0) piece.tile = start / kTile;  // nobody else has the tensor's first tile
-  piece.n_tiles = static_cast<int64_t>(first_tile(end) - piece.tile);
-  if (piece.n_tiles == 0) {  // the row ends before another tile begins
-    piece.from = piece.to = begin;
-    return piece;
-  }
-  piece.shift = static_cast<int64_t>(piece.tile * kTile - start);  // below 0 where the tile begins before the row
-  piece.from = std::max<int64_t>(piece.shift, 0);
-  const int64_t stop = std::min(piece.shift + piece.n_tiles * kTile, p_.t.numel - row);
-  piece.to = std::min(stop, columns);
-  piece.spill = stop - piece.to;
-  return piece;
+  const uint64_t tile = (start + static_cast<uint64_t>(from)) / kTile;
+  const uint64_t end = (start + static_cast<uint64_t>(to) + kTile - 1) / kTile;
+  return {tile, static_cast<int64_t>(end - tile), static_cast<int64_t>(tile * kTile - start)};
 }
 
-// Moves the elements of all pieces between a plane and its buffers, each of which begins at the piece's first tile.
-void Blocks::move(const Piece* pieces, int n, char* const* buffers, int k, bool in) const {
+// Moves columns [from, to) of n rows, the first of which begins at index `row`, between a plane and the places where
+// column 0 of each would be.
+void Blocks::move(int64_t row, int64_t from, int64_t to, int n, char* const* rows, int k, bool in) const {
   const Plane& plane = p_.planes[k];
-  const int last = p_.ndim - 1;
-  const int64_t step = plane.strides[last], row_step = plane.strides[unit_], size = plane.size, columns = p_.columns();
-  const auto memory = [&](int64_t index) { return plane.data + place(k, index) * size; };
-  char* rows[kMaxRows];  // where column 0 would be
-  for (int b = 0; b < n; ++b) rows[b] = buffers[b] - pieces[b].shift * size;
-  if (step <= row_step) {
-    for (int b = 0; b < n; ++b) {
-      const Piece& piece = pieces[b];
-      copy_strided(plane, memory(piece.row) + piece.from * step * size, step, piece.to - piece.from,
-                   rows[b] + piece.from * size, in);
-      if (piece.spill) {
-        copy_strided(plane, memory(piece.row + columns), step, piece.spill, rows[b] + columns * size, in);
-      }
-    }
-    return;
-  }
-  int64_t from[kMaxRows], to[kMaxRows], zero[kMaxRows] = {}, spill[kMaxRows];
+  const int64_t step = plane.strides[p_.ndim - 1], row_step = plane.strides[unit_], size = plane.size;
+  char* memory = plane.data + place(k, row) * size;
+  if (step > row_step) return copy_columns(plane, memory, row_step, step, rows, n, from, to, in);
   for (int b = 0; b < n; ++b) {
-    from[b] = pieces[b].from, to[b] = pieces[b].to, spill[b] = pieces[b].spill;
-  }
-  copy_columns(plane, memory(pieces[0].row), row_step, step, rows, n, from, to, in);
-  // The next rows lie side by side too, but for one that begins anew in a dimension further out.
-  for (int b = 0; b < n;) {
-    if (spill[b] == 0) {
-      ++b;
-      continue;
-    }
-    char* next = memory(pieces[b].row + columns);
-    int same = 1;
-    while (b + same < n && spill[b + same] && memory(pieces[b + same].row + columns) == next + same * row_step * size) {
-      ++same;
-    }
-    for (int i = b; i < b + same; ++i) rows[i] += columns * size;
-    copy_columns(plane, next, row_step, step, rows + b, same, zero, spill + b, in);
-    b += same;
+    copy_strided(plane, memory + (b * row_step + from * step) * size, step, to - from, rows[b] + from * size, in);
   }
 }
 
@@ -115,7 +73,7 @@ void Blocks::run(int64_t tensor, int64_t item, const std::function<void(const Ru
     step *= p_.sizes[d];
   }
   const int n = static_cast<int>(std::min<int64_t>(kMaxRows, p_.sizes[unit_] - row_block * kMaxRows));
-  const auto pitch = [&](int k) { return (piece_ + kTile) * p_.planes[k].size + kLineBytes; };  // not a power of 2
+  const auto pitch = [&](int k) { return (piece_ + 2 * kTile) * p_.planes[k].size + kLineBytes; };  // not a power of 2
   int64_t bytes = 0, begins[kPlanes] = {};
   for (int k = 0; k < p_.count; ++k) {
     if (k == 1 && p_.in_one_buffer()) continue;
@@ -125,24 +83,27 @@ void Blocks::run(int64_t tensor, int64_t item, const std::function<void(const Ru
   if (memory.size() < static_cast<size_t>(bytes)) memory.resize(static_cast<size_t>(bytes));
   const int64_t all = (p_.columns() + piece_ - 1) / piece_;
   for (int64_t q = column_item * kItemPieces; q < std::min((column_item + 1) * kItemPieces, all); ++q) {
+    const int64_t from = q * piece_, to = std::min(from + piece_, p_.columns());
     Piece pieces[kMaxRows];
-    for (int b = 0; b < n; ++b) pieces[b] = piece_of(row + b * row_step, q);
-    char* buffers[kPlanes][kMaxRows];
-    for (int k = 0; k < p_.count; ++k) {
-      for (int b = 0; b < n; ++b) buffers[k][b] = memory.data() + begins[k] + b * pitch(k);
+    char *buffers[kPlanes][kMaxRows], *rows[kPlanes][kMaxRows];
+    for (int b = 0; b < n; ++b) {
+      pieces[b] = piece_of(row + b * row_step, from, to);
+      for (int k = 0; k < p_.count; ++k) {
+        buffers[k][b] = memory.data() + begins[k] + b * pitch(k);
+        rows[k][b] = buffers[k][b] - pieces[b].shift * p_.planes[k].size;
+      }
     }
     for (int k = 0; k < p_.count; ++k) {
-      if (p_.planes[k].read) move(pieces, n, buffers[k], k, true);
+      if (p_.planes[k].read) move(row, from, to, n, rows[k], k, true);
     }
     for (int b = 0; b < n; ++b) {
-      if (pieces[b].n_tiles == 0) continue;
       const char* source = p_.planes[0].read ? buffers[0][b] : nullptr;
       Run run{tensor, p_.t.stream, pieces[b].tile, pieces[b].n_tiles, source, buffers[1][b], {}};
       for (int k = 2; k < p_.count; ++k) run.states[k - 2] = buffers[k][b];
       body(run);
     }
     for (int k = 0; k < p_.count; ++k) {
-      if (p_.planes[k].written) move(pieces, n, buffers[k], k, false);
+      if (p_.planes[k].written) move(row, from, to, n, rows[k], k, false);
     }
   }
 }

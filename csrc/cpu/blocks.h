@@ -1,9 +1,10 @@
 // Tensors whose rows step through memory in long strides, such as transposes: worked through in blocks of rows
 // that lie side by side in memory, so that cache lines are used whole.
 //
-// The tiles of the stream run along the rows. A row is given the tiles that begin in it; the last of them may
-// end in the next row. Its tiles are cut into pieces, and a block is one piece of each of up to
-// kMaxRows neighbouring rows. Pieces of a block differ by less than a tile in the columns they begin at.
+// A block is a piece, the same columns, of up to kMaxRows neighbouring rows. The tiles of the stream run along the
+// rows and begin at other columns in each, unless a row is a whole number of tiles: a tile that lies over the edge of
+// a piece is computed in both. (Pieces that end where their tiles do need no tile twice, but differ from row to row;
+// moving their ragged edges took longer: 3.0 ns an element against 2.2, fp32, AMD EPYC, Zen 3, Nov 2026.)
 #pragma once
 
 #include <functional>
@@ -23,13 +24,12 @@ class Blocks {
 
  private:
   struct Piece {  // of one row
-    int64_t row;  // index of its first element
     uint64_t tile;
-    int64_t n_tiles, from, to, spill;  // columns [from, to), then `spill` elements of the next row
-    int64_t shift;                     // from column 0's place in the buffer to the buffer's start
+    int64_t n_tiles;
+    int64_t shift;  // from column 0's place in the buffer to the buffer's start
   };
-  Piece piece_of(int64_t row, int64_t column_block) const;
-  void move(const Piece* pieces, int n, char* const* buffers, int plane, bool in) const;
+  Piece piece_of(int64_t row, int64_t from, int64_t to) const;
+  void move(int64_t row, int64_t from, int64_t to, int n, char* const* rows, int plane, bool in) const;
   int64_t place(int plane, int64_t index) const;
 
   const Planes& p_;

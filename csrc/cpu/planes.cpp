@@ -72,49 +72,29 @@ void move_run(T* memory, int64_t stride, T* buffer, int64_t n) {
 
 constexpr int64_t kAhead = 24;  // columns
 
-// Columns [from, to) of one row.
 template <class T, bool In>
-void move_part(T* memory, int64_t column_stride, T* row, int64_t from, int64_t to) {
-  for (int64_t c = from; c < to; ++c) move_element<T, In>(memory + c * column_stride, row + c);
-}
-
-// Columns [from[b], to[b]) of row b, a few columns of all rows at a time. Squares of rows and columns that lie
-// within those ranges go through registers, the edges one by one.
-template <class T, bool In>
-void move_columns(T* memory, int64_t row_stride, int64_t column_stride, T* const* rows, int n_rows, const int64_t* from,
-                  const int64_t* to) {
-  constexpr int n = kSide<T>, kStep = n > 4 ? n : 4;
-  const int squares = n > 1 && row_stride == 1 ? n_rows / n : 0;
-  int64_t begin[kMaxRows], end[kMaxRows];  // of each group of n rows
-  for (int g = 0; g < squares; ++g) {
-    begin[g] = *std::max_element(from + g * n, from + (g + 1) * n);
-    end[g] = *std::min_element(to + g * n, to + (g + 1) * n);
-  }
-  const int64_t stop = *std::max_element(to, to + n_rows);
-  for (int64_t k = *std::min_element(from, from + n_rows); k < stop; k += kStep) {
-    T* columns = memory + k * column_stride;
-    if (In) {
-      for (int u = 0; u < kStep; ++u) fetch(columns + u * column_stride, kAhead * column_stride);
-    }
-    if constexpr (n > 1) {
-      for (int g = 0; g < squares; ++g) {
-        for (int64_t c = k; c < k + kStep; c += n) {
-          if (c < begin[g] || c + n > end[g]) {
-            for (int b = g * n; b < (g + 1) * n; ++b) {
-              move_part<T, In>(memory + b, column_stride, rows[b], std::max(c, from[b]), std::min(c + n, to[b]));
-            }
-            continue;
-          }
-          const auto column = [&](int u) { return memory + (c + u) * column_stride + g * n; };
-          const auto row = [&](int i) { return rows[g * n + i] + c; };
-          In ? transpose<T>(column, row) : transpose<T>(row, column);
-        }
+void move_columns(T* memory, int64_t row_stride, int64_t column_stride, T* const* rows, int n_rows, int64_t from,
+                  int64_t to) {
+  constexpr int n = kSide<T>;
+  int64_t k = from;
+  if constexpr (n > 1) {
+    const int squares = n_rows / n * n;
+    for (; row_stride == 1 && k + n <= to; k += n) {
+      T* columns = memory + k * column_stride;
+      for (int u = 0; In && u < n; ++u) fetch(columns + u * column_stride, kAhead * column_stride);
+      for (int b = 0; b < squares; b += n) {
+        const auto column = [&](int u) { return columns + u * column_stride + b; };
+        const auto row = [&](int i) { return rows[b + i] + k; };
+        In ? transpose<T>(column, row) : transpose<T>(row, column);
+      }
+      for (int b = squares; b < n_rows; ++b) {
+        for (int u = 0; u < n; ++u) move_element<T, In>(columns + u * column_stride + b, rows[b] + k + u);
       }
     }
-    for (int b = squares * n; b < n_rows; ++b) {
-      move_part<T, In>(memory + b * row_stride, column_stride, rows[b], std::max(k, from[b]),
-                       std::min(k + kStep, to[b]));
-    }
+  }
+  for (; k < to; ++k) {
+    T* column = memory + k * column_stride;
+    for (int b = 0; b < n_rows; ++b) move_element<T, In>(column + b * row_stride, rows[b] + k);
   }
 }
 
@@ -265,7 +245,7 @@ void copy_range(const Plane& plane, int64_t first, int64_t n, char* buffer, bool
 }
 
 void copy_columns(const Plane& plane, char* memory, int64_t row_stride, int64_t column_stride, char* const* rows,
-                  int n_rows, const int64_t* from, const int64_t* to, bool in) {
+                  int n_rows, int64_t from, int64_t to, bool in) {
   with_type(plane.size, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     T* typed[kMaxRows];

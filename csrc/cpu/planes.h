@@ -66,11 +66,11 @@ struct Planes {
 // Copies elements `first` .. `first + n` of a plane to a buffer (In) or back.
 void copy_range(const Plane& plane, int64_t first, int64_t n, char* buffer, bool in);
 
-// Copies columns [from[b], to[b]) of up to kMaxRows rows whose elements lie side by side in memory: row b has its
+// Copies columns [from, to) of up to kMaxRows rows whose elements lie side by side in memory: row b has its
 // column k at memory[k * column_stride + b * row_stride] and at rows[b][k]. Cache lines are used whole.
 constexpr int kMaxRows = 64;
 void copy_columns(const Plane& plane, char* memory, int64_t row_stride, int64_t column_stride, char* const* rows,
-                  int n_rows, const int64_t* from, const int64_t* to, bool in);
+                  int n_rows, int64_t from, int64_t to, bool in);
 
 // Copies `n` elements that lie `stride` apart.
 void copy_strided(const Plane& plane, char* memory, int64_t stride, int64_t n, char* buffer, bool in);
