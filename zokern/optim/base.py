@@ -160,9 +160,7 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         self.distribution = distribution
         self.num_queries = num_queries
         self.evaluation, self.max_parallel = evaluation, max_parallel
-        if not isinstance(common_random_numbers, bool):
-            raise TypeError(f"common_random_numbers must be True or False, got {common_random_numbers!r}")
-        self._randomness = CommonRandomNumbers(common_random_numbers)
+        self._randomness = CommonRandomNumbers(check_flag("common_random_numbers", common_random_numbers))
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
         super().__init__(groups, {"eps": eps, **defaults}, module, restore)
