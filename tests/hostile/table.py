@@ -67,18 +67,18 @@ def state(*names: str, **others: Any) -> Callable[[], dict[str, Any]]:
     return make
 
 
-WITHOUT_GRAD = FINITE | kind("grad tensor")
-"""Of what runs without gradients: there are none to lose."""
-
-
 def move_alone() -> dict[str, Any]:
     return {name: value for name, value in move().items() if name != "out"}
 
 
 FUNCTIONS = [
-    Call(ops.perturbed, move_alone, {"params": kind("0-d tensor"), **MOVE, "scales": WITHOUT_GRAD, "decay": WITHOUT_GRAD},
+    Call(ops.perturbed, move_alone, {"params": kind("0-d tensor"), **MOVE},
          within=True),
     Call(ops.perturb_, move, {"params": TENSOR, **MOVE, "out": NONE}),
+    Call(
+        ops.normal_, lambda: {n: v for n, v in move().items() if n not in ("decay", "out")},
+        {"params": TENSOR | kind("0-d tensor", "meta tensor"), **{n: k for n, k in MOVE.items() if n != "decay"}},
+    ),
     Call(
         ops.perturb_masked_, lambda: {**move(), "thresholds": 0.5},
         {"params": TENSOR, **MOVE, "out": NONE, "thresholds": ONE_FOR_ALL, "masks": NONE},
