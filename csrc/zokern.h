@@ -26,7 +26,7 @@ enum zk_dtype { ZK_F32 = 0, ZK_BF16 = 1, ZK_F16 = 2, ZK_F64 = 3 };
 enum zk_distribution { ZK_GAUSSIAN = 0, ZK_RADEMACHER = 1 };
 enum zk_rounding { ZK_NEAREST = 0, ZK_STOCHASTIC = 1 };
 enum zk_isa { ZK_PORTABLE = 0, ZK_AVX2 = 1, ZK_AVX512 = 2 };
-enum { ZK_MAX_DIMS = 8 };
+enum { ZK_MAX_DIMS = 8, ZK_OUT_SHIFT = 8 };
 
 /* One tensor of a list. Element i (row-major logical index) draws the normal of index offset + i. */
 typedef struct zk_tensor {
@@ -35,14 +35,15 @@ typedef struct zk_tensor {
   int64_t numel;
   uint64_t offset; /* index of the first element in the unsharded tensor */
   uint32_t stream; /* ordinal of the tensor */
-  int32_t dtype;   /* zk_dtype of src and dst */
+  int32_t dtype;   /* zk_dtype of src and dst; in a perturb also src's + ((1 + dst's) << ZK_OUT_SHIFT) */
   int32_t ndim;    /* 0: src and dst are both dense row-major, the arrays below are unused */
   int64_t sizes[ZK_MAX_DIMS];
   int64_t src_strides[ZK_MAX_DIMS]; /* in elements */
   int64_t dst_strides[ZK_MAX_DIMS];
 } zk_tensor;
 
-/* p <- round(decay * p + sum_k scales[k] * z(seeds[k])), folded left in fp32, rounded once. */
+/* dst <- round(decay * src + sum_k scales[k] * z(seeds[k])), folded left in fp32 (float64 where src is), rounded once
+ * to dst's dtype. With decay = 0 nothing is read: decay * src is 0. */
 typedef struct zk_move {
   const uint64_t* seeds;
   const float* scales;

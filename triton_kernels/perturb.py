@@ -1,6 +1,6 @@
 """The move in Triton: one launch a tensor, every seed in one pass over its memory.
 
-    p <- round_to_dtype( fma(scale_k, z_k, ... fma(scale_0, z_0, decay * float(p))) )
+    p <- round_to_dtype( fma(scale_k, z_k, ... fma(scale_0, z_0, decay * float(p))) ),  decay = 0 reads nothing
 
 Counter layout: element i of a tensor (row-major, whatever its strides) is element e = offset + i
 of its stream and belongs to octet e >> 3; `philox.py` and `normal.py` say what an octet draws. A
@@ -34,7 +34,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .normal import LANE_Z, draw, rounding_bits
-from .rounding import nearest, stochastic, widen
+from .rounding import nearest, stochastic, widen, zeros
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def moved(
     dtype: tl.constexpr,
 ):  # fmt: skip
     """The new values, in `dtype`, of the octets' elements, whose widened values are `value`."""
-    value = value * tl.cast(decay, tl.float32)
+    value = tl.where(decay == 0.0, 0.0, value * tl.cast(decay, tl.float32))  # NaN does not matter then
     if TERMS == 1:
         value = add_term(value, octet, seeds[0], scales[0], stream, GAUSSIAN, BLOCK)
     elif TERMS == 4:
@@ -117,7 +117,7 @@ RUN_TIME = ("n", "first", "stream", "lane", "count", "seed", "seed0", "seed1", "
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def perturb_kernel(
-    weights,
+    weights,  # None: zeros, and nothing is read
     out,
     table,  # [count, 2] int64: seed, bits of the scale; None where TERMS > 0
     sizes,  # (), or the dimensions of a strided tensor, with the strides of weights and out
@@ -144,16 +144,19 @@ def perturb_kernel(
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK - head
     octet = octets(first, BLOCK)
-    source = weights + offsets(start, sizes, strides_in, BLOCK)
     target = out + offsets(start, sizes, strides_out, BLOCK)
     stream = stream.to(tl.uint32)
     seeds = (seed0, seed1, seed2, seed3)
     scales = (scale0, scale1, scale2, scale3)
     interior = (start >= 0) & (start + BLOCK <= n)
-    if interior:
-        value = widen(tl.load(source))
+    if weights is None:
+        value = zeros(out.dtype.element_ty, BLOCK)
     else:
-        value = widen(tl.load(source, inside(start, n, BLOCK)))
+        source = weights + offsets(start, sizes, strides_in, BLOCK)
+        if interior:
+            value = widen(tl.load(source))
+        else:
+            value = widen(tl.load(source, inside(start, n, BLOCK)))
     p = moved(
         value, octet, stream, count, table, decay, seeds, scales,
         TERMS, GAUSSIAN, STOCHASTIC, BLOCK, out.dtype.element_ty,
@@ -270,11 +273,13 @@ def perturb_(
     with _on_device_of(params[0]):
         table, four_seeds, four_scales, terms = _term_arguments(seeds, scales, params[0].device)
         for whole, target, stream, first in zip(params, out, streams, offsets):
-            sixteen_bits = whole.dtype in (torch.bfloat16, torch.float16)
+            sixteen_bits = target.dtype in (torch.bfloat16, torch.float16)
+            # a float64 source says in which type the sums are made
+            unread = decay == 0.0 and (target.dtype == whole.dtype or whole.dtype != torch.float64)
             for offset, (p, q) in _pieces(first, whole, target):
                 n, head = p.numel(), offset % 8
                 perturb_kernel[(triton.cdiv(head + n, BLOCK),)](
-                    p, q, table, *_geometry(p, q), n, head, offset // 8, stream,
+                    None if unread else p, q, table, *_geometry(p, q), n, head, offset // 8, stream,
                     len(seeds), *four_seeds, decay, *four_scales,
                     TERMS=terms, GAUSSIAN=distribution == "gaussian",
                     STOCHASTIC=rounding == "stochastic" and sixteen_bits, BLOCK=BLOCK, **OPTIONS,

@@ -26,6 +26,33 @@ def widen(p):
 
 
 @triton.jit
+def zeros(dtype: tl.constexpr, BLOCK: tl.constexpr):
+    """[BLOCK] zeros in the arithmetic's type of a tensor of `dtype`."""
+    if dtype == tl.float64:
+        value = tl.zeros((BLOCK,), tl.float64)
+    else:
+        value = tl.zeros((BLOCK,), tl.float32)
+    return value
+
+
+@triton.jit
+def shortened(value, STOCHASTIC: tl.constexpr):
+    """fp32 that rounds to 16 bits as `value` does: fp64 is truncated, its last bit then set where it was not exact
+    and is to be rounded to nearest (core/convert.h)."""
+    if value.dtype == tl.float64:
+        closest = value.to(tl.float32)
+        back, size = tl.abs(closest.to(tl.float64)), tl.abs(value)
+        finite = size < 2.0**128
+        bits = as_bits(closest) - (finite & (back > size)).to(tl.uint32)
+        if not STOCHASTIC:
+            bits = bits | (finite & (back != size)).to(tl.uint32)
+        short = as_float(bits)
+    else:
+        short = value
+    return short
+
+
+@triton.jit
 def bf16_from_bits(bits):
     return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
@@ -34,9 +61,12 @@ def bf16_from_bits(bits):
 def nearest(value, dtype: tl.constexpr):
     """Round to nearest, ties to even; NaN stays NaN."""
     if dtype == tl.bfloat16:
+        value = shortened(value, False)
         u = as_bits(value)
         even = u + 0x7FFF + ((u >> 16) & 1)
         rounded = bf16_from_bits(tl.where(value != value, u | 0x400000, even))
+    elif dtype == tl.float16:
+        rounded = shortened(value, False).to(dtype)
     else:
         rounded = value.to(dtype)
     return rounded
@@ -49,6 +79,7 @@ def stochastic(value, random16, dtype: tl.constexpr):
     bf16: adds 16 random bits below the kept mantissa and truncates. fp16: likewise with 13 bits,
     and below 2**-14 on its fixed grid of 2**-24, where the sum is one IEEE addition.
     """
+    value = shortened(value, True)
     u = as_bits(value)
     magnitude = u & 0x7FFFFFFF
     if dtype == tl.bfloat16:

@@ -52,6 +52,11 @@ def _load(name: str) -> ModuleType | str:
 
 def unavailable_reason(name: str, device_type: str, op: str | None = None) -> str | None:
     """Why backend `name` does not serve `device_type` (and `op`); None when it does."""
+    _check_text("name", name)
+    _check_known("name", "backend", name, MODULES)
+    _check_text("device_type", device_type)
+    if op is not None:
+        _check_text("op", op)
     module = _load(name)
     if isinstance(module, str):
         return module
@@ -61,8 +66,13 @@ def unavailable_reason(name: str, device_type: str, op: str | None = None) -> st
     return reason
 
 
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be text, got {value!r}")
+
+
 def _check_known(source: str, what: str, name: str | None, known: Iterable[str]) -> None:
-    if name is not None and name not in known:
+    if name is not None and (not isinstance(name, str) or name not in known):
         raise ValueError(f"{source}: unknown {what} {name!r}; known: {', '.join(known)}")
 
 
@@ -83,8 +93,10 @@ def use_backend(backend: str, isa: str | None = None) -> Iterator[None]:
         >>> with zokern.use_backend("reference"):
         ...     z = zokern.normal(8, seed=0)
     """
+    if backend is None:
+        raise ValueError(f"use_backend: backend must be one of {', '.join(MODULES)}, got None")
     _check_known("use_backend", "backend", backend, MODULES)
-    _check_known("use_backend", "instruction set", isa, ISAS)
+    _check_known("use_backend: isa", "instruction set", isa, ISAS)
     if isa is not None and backend != "cpu":
         raise ValueError(f"use_backend: isa={isa!r} goes with backend 'cpu', got {backend!r}")
     reasons = {d: unavailable_reason(backend, d) for d in PREFERENCE}
@@ -126,7 +138,15 @@ def select(op: str, device_type: str, backend: str | None = None) -> tuple[str, 
     Raises:
         BackendUnavailable: the backend asked for does not serve the op there, with its reason.
     """
-    name = _select(op, device_type, backend or requested()[0])
+    if backend is not None:
+        _check_known("select", "backend", backend, MODULES)
+    try:
+        name = _select(op, device_type, backend or requested()[0])
+    except TypeError:  # what is no text may not be hashable
+        name = ""
+    if not name or type(op) is not str or type(device_type) is not str:
+        _check_text("op", op)
+        _check_text("device_type", device_type)
     return name, _load(name).OPS[op]  # type: ignore[union-attr]
 
 
@@ -156,6 +176,7 @@ def describe(device: str) -> str:
     Raises:
         BackendUnavailable: the backend that was asked for does not serve it.
     """
+    _check_text("device", device)
     name, _ = select("perturb_", device.partition(":")[0])
     if name == "reference":
         return f"{device} (plain PyTorch, many times slower than compiled kernels)"

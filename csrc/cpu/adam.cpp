@@ -8,6 +8,6 @@ extern "C" int zk_cpu_adam(const zk_tensor* tensors, const zk_state* states, int
   const Tables* tables = tables_of(isa);
   if (!tables) return ZK_BAD_ISA;
   const States all{states, move->variant == ZK_ADAMM ? 3 : 2, sizeof(float), true};
-  return for_runs(tensors, n_tensors, all, 2 * move->count, threads,
+  return for_runs(tensors, n_tensors, all, {}, 2 * move->count, threads,
                   [&](const Run& run) { tables->adam.run[tensors[run.tensor].dtype][move->distribution](*move, run); });
 }

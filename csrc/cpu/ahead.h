@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "stream_body.h"
+#include "tuning.h"
 
 namespace zk {
 namespace {
@@ -23,8 +24,10 @@ constexpr int kLine = 64, kLinesOfPage = 8, kAheadBytes = 1024;
 //   ahead 59, 56; fetching for writing changes nothing.
 //   bf16, which arithmetic limits: 52 with nothing, 48 with the lines ahead, 50 with all three.
 //   Adam's update, which walks several arrays: 151 without pages, 145 with; with AVX2 166 and 169.
+// What of this pays differs between processors: tuning.h.
 template <int Bytes, bool Pages>
 ZK_INLINE void fetch_ahead(const void* tile) {
+  if (!tuning.fetch_ahead) return;
   const auto fetch = [](uintptr_t address) { __builtin_prefetch(reinterpret_cast<const void*>(address)); };
   const uintptr_t at = reinterpret_cast<uintptr_t>(tile);
   if (Pages && at % kWindow < Bytes) {

@@ -4,6 +4,7 @@
 #include "adam_body.h"
 #include "adamu_body.h"
 #include "masked_body.h"
+#include "mixed_body.h"
 #include "perturb_body.h"
 #include "tables.h"
 #include "tt_body.h"
@@ -14,8 +15,9 @@ namespace {
 // constexpr, so that no code built for V runs when the library is loaded
 template <class V>
 constexpr Tables make_tables() {
-  return {make_perturb_table<V>(), make_masked_table(), make_adam_table<V>(), make_adamu_table<V>(),
-          make_tt_table<V>()};
+  PerturbTable perturb = make_perturb_table<V>();
+  perturb.mixed = run_mixed<V>;
+  return {perturb, make_masked_table(), make_adam_table<V>(), make_adamu_table<V>(), make_tt_table<V>()};
 }
 
 }  // namespace

@@ -78,9 +78,10 @@ struct Elements<V, ZK_F16> {
 // 16 random bits for each element of the tile, in element order.
 template <class V>
 ZK_INLINE void rounding_tile(const Schedule& s, uint64_t tile, uint16_t random[kTile]) {
+  const Keys<V> keys(s);
   for (int e = 0; e < kTile; e += 4 * V::kGroups * V::kLanes) {
     typename V::W words[2 * V::kGroups];
-    philox_words<V>(s, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
+    philox_words<V>(s, keys, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
     ZK_UNROLL
     for (int i = 0; i < 2 * V::kGroups; ++i) V::store_pairs(random + e + 2 * i * V::kLanes, words[i]);
   }

@@ -2,6 +2,7 @@
 #include "../zokern.h"
 #include "parallel.h"
 #include "tables.h"
+#include "tuning.h"
 
 namespace zk {
 std::atomic<OpenMpParallel> openmp_parallel{nullptr};
@@ -36,6 +37,7 @@ extern "C" int zk_cpu_has_isa(int isa) {
 }
 
 extern "C" int zk_cpu_best_isa(void) {
+  if (zk_cpu_has_isa(zk::tuning.isa)) return zk::tuning.isa;
   return zk_cpu_has_isa(ZK_AVX512) ? ZK_AVX512 : zk_cpu_has_isa(ZK_AVX2) ? ZK_AVX2 : ZK_PORTABLE;
 }
 

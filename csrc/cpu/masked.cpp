@@ -13,7 +13,7 @@ extern "C" int zk_cpu_perturb_masked(const zk_tensor* tensors, const zk_state* m
   const Tables* tables = tables_of(isa);
   if (!tables) return ZK_BAD_ISA;
   const States states{masks, masks ? 1 : 0, 1, false};
-  return for_runs(tensors, n_tensors, states, move->count, threads, [&](const Run& r) {
+  return for_runs(tensors, n_tensors, states, {}, move->count, threads, [&](const Run& r) {
     constexpr int64_t kStrip = 16;
     alignas(64) char moved[kStrip * 256 * 8];
     const int dtype = tensors[r.tensor].dtype;

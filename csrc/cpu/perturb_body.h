@@ -2,9 +2,9 @@
 //
 //   dst <- round( fma(scale_k, z_k, ... fma(scale_0, z_0, decay * src)) )
 //
-// One term streams: load, fma, store, with memory fetched ahead. Several terms walk strips of 16 tiles
-// with the fp32 sums in an L1-sized buffer, so memory is still read and written once and the rounding
-// happens once.
+// A null source, or decay = 0, reads nothing: decay * src is 0. One term streams: load, fma, store, with memory fetched
+// ahead. Several terms walk strips of 16 tiles with the fp32 sums in an L1-sized buffer, so memory is still read and
+// written once and the rounding happens once.
 #pragma once
 
 #include "ahead.h"
@@ -25,13 +25,15 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
   constexpr bool kMemoryBound = Dtype == ZK_F32 || Noise != ZK_GAUSSIAN;
   const F scale_v = V::broadcast(scale), decay_v = V::broadcast(decay);
   for (int64_t t = 0; t < n_tiles; ++t, ++tile) {
-    if (First) fetch_ahead<kTile * sizeof(*src), kMemoryBound>(src);
+    if (First && src) fetch_ahead<kTile * sizeof(*src), kMemoryBound>(src);
     if (First && Last && dst != src) fetch_ahead<kTile * sizeof(*src), kMemoryBound>(dst);
     uint16_t random[Last && Stochastic ? kTile : 1];
     if (Last && Stochastic) rounding_tile<V>(*rounding, tile, random);
     auto apply = [&](int e, F z0, F z1) __attribute__((always_inline)) {
       F a, b;
-      if (First) {
+      if (First && !src) {
+        a = b = V::broadcast(0.0f);
+      } else if (First) {
         E::load(src + e, a, b);
         if (decay != 1.0f) a = V::mul(decay_v, a), b = V::mul(decay_v, b);  // 3 % faster in bf16 than a product with 1
       } else {
@@ -56,7 +58,7 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
     } else {
       for (int e = 0; e < kTile; e += 2 * V::kLanes) apply(e, V::broadcast(0.0f), V::broadcast(0.0f));
     }
-    if (First) src += kTile;
+    if (First && src) src += kTile;
     if (Last) dst += kTile;
     if (!First || !Last) sums += kTile;
   }
@@ -66,7 +68,7 @@ ZK_INLINE void walk(const typename Elements<V, Dtype>::T* src, typename Elements
 template <class V, int Dtype, int Noise, bool Stochastic>
 void run_tiles(const zk_move& move, uint32_t stream, const void* src_, void* dst_, uint64_t tile, int64_t n_tiles) {
   using T = typename Elements<V, Dtype>::T;
-  const T* src = static_cast<const T*>(src_);
+  const T* src = move.decay == 0.0f ? nullptr : static_cast<const T*>(src_);
   T* dst = static_cast<T*>(dst_);
   const Schedule rounding(Stochastic ? move.seeds[0] : 0, stream, kLaneRounding);
   if (move.count <= 1) {
@@ -83,7 +85,8 @@ void run_tiles(const zk_move& move, uint32_t stream, const void* src_, void* dst
       const uint64_t at = tile + static_cast<uint64_t>(done);
       const float scale = move.scales[k];
       if (k == 0) {
-        walk<V, Dtype, Noise, true, false, false>(src + first, nullptr, sums, at, n, s, nullptr, scale, move.decay);
+        walk<V, Dtype, Noise, true, false, false>(src ? src + first : nullptr, nullptr, sums, at, n, s, nullptr, scale,
+                                                  move.decay);
       } else if (k + 1 < move.count) {
         walk<V, Dtype == ZK_BF16 ? ZK_BF16 : ZK_F32, Noise, false, false, false>(nullptr, nullptr, sums, at, n, s,
                                                                                  nullptr, scale, 1.0f);
@@ -97,12 +100,12 @@ void run_tiles(const zk_move& move, uint32_t stream, const void* src_, void* dst
 // float64: z and scale are fp32, so their product is exact and one addition a term is all that rounds.
 template <class V, int Noise>
 void run_tiles_f64(const zk_move& move, uint32_t stream, const void* src_, void* dst_, uint64_t tile, int64_t n_tiles) {
-  const double* src = static_cast<const double*>(src_);
+  const double* src = move.decay == 0.0f ? nullptr : static_cast<const double*>(src_);
   double* dst = static_cast<double*>(dst_);
   for (int64_t t = 0; t < n_tiles; ++t) {
     alignas(64) float z[kTile];
     double sums[kTile];
-    for (int e = 0; e < kTile; ++e) sums[e] = static_cast<double>(move.decay) * src[t * kTile + e];
+    for (int e = 0; e < kTile; ++e) sums[e] = src ? static_cast<double>(move.decay) * src[t * kTile + e] : 0.0;
     for (int64_t k = 0; k < move.count; ++k) {
       const Schedule s(move.seeds[k], stream, move.lane);
       auto keep = [&](int e, typename V::F z0, typename V::F z1) __attribute__((always_inline)) {

@@ -33,9 +33,20 @@ struct Schedule {
   }
 };
 
+// The round keys as V's xor3 takes them.
+template <class V>
+struct Keys {
+  typename V::Key key0[kPhiloxRounds], key1[kPhiloxRounds];
+
+  ZK_MEMBER explicit Keys(const Schedule& s) {
+    for (int r = 0; r < kPhiloxRounds; ++r) key0[r] = V::key(s.key0[r]), key1[r] = V::key(s.key1[r]);
+  }
+};
+
 // Words of kGroups groups of blocks from `block` (a multiple of their number), in stream order.
 template <class V>
-ZK_INLINE void philox_words(const Schedule& s, uint64_t block, typename V::W words[2 * V::kGroups]) {
+ZK_INLINE void philox_words(const Schedule& s, const Keys<V>& keys, uint64_t block,
+                            typename V::W words[2 * V::kGroups]) {
   using Wide = typename V::Wide;
   constexpr int G = V::kGroups, kBlocks = V::kLanes / 2;
   uint32_t stream_low, stream_high, low, high;
@@ -63,8 +74,8 @@ ZK_INLINE void philox_words(const Schedule& s, uint64_t block, typename V::W wor
     ZK_UNROLL
     for (int g = 0; g < G; ++g) {
       const Wide p0 = V::multiply(c0[g], kPhiloxM0), p1 = V::multiply(c2[g], kPhiloxM1);
-      c0[g] = V::xor3(V::high(p1), c1[g], s.key0[r]);
-      c2[g] = V::xor3(V::high(p0), c3[g], s.key1[r]);
+      c0[g] = V::xor3(V::high(p1), c1[g], keys.key0[r]);
+      c2[g] = V::xor3(V::high(p0), c3[g], keys.key1[r]);
       c1[g] = p1;
       c3[g] = p0;
     }
@@ -77,28 +88,29 @@ ZK_INLINE void philox_words(const Schedule& s, uint64_t block, typename V::W wor
 template <class V, int N>
 ZK_INLINE void normal_pairs(const typename V::W* w, typename V::F* z0, typename V::F* z1) {
   using F = typename V::F;
-  F r[N], d[N], x[N], s[N], c[N];
+  using P = typename V::P;  // what the polynomials are computed in
+  F r[N], x[N], s[N], c[N];
+  P d[N], q[N];
   ZK_UNROLL
   for (int i = 0; i < N; ++i) {
     const F f = V::sub(V::as_floats(V::and_or(w[i], 0x007fffffu, 0x4b000000u)), V::broadcast(8388607.5f));
     r[i] = V::mul(V::exponent_term(f), V::broadcast(kLn));
-    d[i] = V::sub(V::as_floats(V::and_or(V::as_words(f), 0x007fffffu, 0x3f800000u)), V::broadcast(2.0f));
+    d[i] = V::widen(V::sub(V::as_floats(V::and_or(V::as_words(f), 0x007fffffu, 0x3f800000u)), V::broadcast(2.0f)));
   }
-  F q[N];
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) q[i] = V::fma(V::broadcast(kLogP6), d[i], V::broadcast(kLogP5));
+  for (int i = 0; i < N; ++i) q[i] = V::step(V::constant(kLogP6), d[i], V::constant(kLogP5));
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP4));
+  for (int i = 0; i < N; ++i) q[i] = V::step(q[i], d[i], V::constant(kLogP4));
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP3));
+  for (int i = 0; i < N; ++i) q[i] = V::step(q[i], d[i], V::constant(kLogP3));
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP2));
+  for (int i = 0; i < N; ++i) q[i] = V::step(q[i], d[i], V::constant(kLogP2));
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP1));
+  for (int i = 0; i < N; ++i) q[i] = V::step(q[i], d[i], V::constant(kLogP1));
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) q[i] = V::fma(q[i], d[i], V::broadcast(kLogP0));
+  for (int i = 0; i < N; ++i) q[i] = V::step(q[i], d[i], V::constant(kLogP0));
   ZK_UNROLL
-  for (int i = 0; i < N; ++i) r[i] = V::sqrt(V::fma(q[i], d[i], r[i]));
+  for (int i = 0; i < N; ++i) r[i] = V::sqrt(V::last_step(q[i], d[i], V::widen(r[i])));
   ZK_UNROLL
   for (int i = 0; i < N; ++i) {
     const auto coarse = V::and_or(V::template shift_right<7>(w[i]), 0x007f0000u, 0x40000000u);
@@ -106,10 +118,11 @@ ZK_INLINE void normal_pairs(const typename V::W* w, typename V::F* z0, typename 
   }
   ZK_UNROLL
   for (int i = 0; i < N; ++i) {
-    const F y = V::mul(x[i], x[i]);
-    s[i] = V::mul(V::fma(V::fma(V::broadcast(kSin2), y, V::broadcast(kSin1)), y, V::broadcast(kSin0)), x[i]);
-    c[i] = V::fma(V::fma(V::broadcast(kCos3), y, V::broadcast(kCos2)), y, V::broadcast(kCos1));
-    c[i] = V::fma(c[i], y, V::broadcast(1.0f));
+    const P y = V::widen(V::mul(x[i], x[i]));
+    const P sine = V::step(V::constant(kSin2), y, V::constant(kSin1));
+    s[i] = V::mul(V::last_step(sine, y, V::constant(kSin0)), x[i]);
+    const P cosine = V::step(V::step(V::constant(kCos3), y, V::constant(kCos2)), y, V::constant(kCos1));
+    c[i] = V::last_step(cosine, y, V::constant(1.0f));
   }
   ZK_UNROLL
   for (int i = 0; i < N; ++i) {
@@ -123,9 +136,10 @@ ZK_INLINE void normal_pairs(const typename V::W* w, typename V::F* z0, typename 
 template <class V, class Sink>
 ZK_INLINE void gaussian_tile(const Schedule& s, uint64_t tile, Sink&& sink) {
   constexpr int kWords = 2 * V::kGroups, kStep = 2 * V::kLanes, kAtOnce = kWords < 4 ? kWords : 4;
+  const Keys<V> keys(s);
   for (int e = 0; e < kTile; e += kWords * kStep) {
     typename V::W words[kWords];
-    philox_words<V>(s, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
+    philox_words<V>(s, keys, tile * kTileBlocks + static_cast<uint64_t>(e) / 8, words);
     ZK_UNROLL
     for (int k = 0; k < kWords; k += kAtOnce) {
       typename V::F z0[kAtOnce], z1[kAtOnce];

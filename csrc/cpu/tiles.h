@@ -18,7 +18,7 @@ struct Run {
   uint32_t stream;
   uint64_t tile;
   int64_t n_tiles;
-  const void* src;
+  const void* src;  // null: zeros
   void* dst;
   void* states[kMaxStates];
 };
@@ -31,8 +31,14 @@ struct States {
   bool written = false;
 };
 
+// What a pass can do without.
+struct Reads {
+  bool source = true;  // whether it reads the source
+  bool mixed = false;  // whether it takes a source and a target of different dtypes
+};
+
 // Calls body(run) for all of the list; `work` is how many normals an element costs, about.
-int for_runs(const zk_tensor* tensors, int64_t n_tensors, const States& states, int64_t work, int threads,
-             const std::function<void(const Run&)>& body);
+int for_runs(const zk_tensor* tensors, int64_t n_tensors, const States& states, const Reads& reads, int64_t work,
+             int threads, const std::function<void(const Run&)>& body);
 
 }  // namespace zk

@@ -49,6 +49,8 @@ struct Avx2 {
   ZK_INLINE Wide multiply(Wide a, uint32_t m) { return _mm256_mul_epu32(a, wide(m)); }
   ZK_INLINE Wide high(Wide product) { return _mm256_srli_epi64(product, 32); }
   ZK_INLINE Wide xor_wide(Wide a, Wide b) { return _mm256_xor_si256(a, b); }
+  using Key = uint32_t;
+  ZK_INLINE Key key(uint32_t k) { return k; }
   ZK_INLINE Wide xor3(Wide a, Wide b, uint32_t key) { return _mm256_xor_si256(_mm256_xor_si256(a, b), word(key)); }
   ZK_INLINE void to_words(Wide c0, Wide c1, Wide c2, Wide c3, W& first, W& second) {
     const W w01 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xAA);
@@ -65,6 +67,11 @@ struct Avx2 {
   ZK_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   ZK_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   ZK_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
+  using P = F;
+  ZK_INLINE P constant(float v) { return broadcast(v); }
+  ZK_INLINE P widen(F v) { return v; }
+  ZK_INLINE P step(P a, P b, P c) { return fma(a, b, c); }
+  ZK_INLINE F last_step(P a, P b, P c) { return fma(a, b, c); }
   ZK_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
   ZK_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
   ZK_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }

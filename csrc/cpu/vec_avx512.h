@@ -61,6 +61,8 @@ struct Avx512 {
   ZK_INLINE Wide multiply(Wide a, uint32_t m) { return _mm512_mul_epu32(a, wide(m)); }
   ZK_INLINE Wide high(Wide product) { return _mm512_srli_epi64(product, 32); }
   ZK_INLINE Wide xor_wide(Wide a, Wide b) { return _mm512_xor_si512(a, b); }
+  using Key = uint32_t;
+  ZK_INLINE Key key(uint32_t k) { return k; }
   ZK_INLINE Wide xor3(Wide a, Wide b, uint32_t key) { return _mm512_ternarylogic_epi32(a, b, word(key), kXor3); }
   ZK_INLINE void to_words(Wide c0, Wide c1, Wide c2, Wide c3, W& first, W& second) {
     const W w01 = _mm512_mask_shuffle_epi32(c0, 0xAAAA, c1, static_cast<_MM_PERM_ENUM>(0xA0));
@@ -76,6 +78,11 @@ struct Avx512 {
   ZK_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
   ZK_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   ZK_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
+  using P = F;
+  ZK_INLINE P constant(float v) { return broadcast(v); }
+  ZK_INLINE P widen(F v) { return v; }
+  ZK_INLINE P step(P a, P b, P c) { return fma(a, b, c); }
+  ZK_INLINE F last_step(P a, P b, P c) { return fma(a, b, c); }
   ZK_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
   ZK_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
   ZK_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }

@@ -22,7 +22,7 @@ struct MaskedMove {
     using bits = typename F::bits;
     typename F::real w[N];
     ZK_UNROLL
-    for (int j = 0; j < N; ++j) w[j] = static_cast<typename F::real>(decay) * F::value(in[j]);
+    for (int j = 0; j < N; ++j) w[j] = decay == 0.0f ? 0 : static_cast<typename F::real>(decay) * F::value(in[j]);
     ZK_NO_UNROLL
     for (int32_t k = 0; k < count; ++k) {
       const Term term = more ? more[k] : terms[k];

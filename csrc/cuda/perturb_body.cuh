@@ -1,4 +1,4 @@
-// What one thread of the perturb kernels does: p <- round(decay p + sum_k scale_k z(seed_k)), in units
+// What one thread of the perturb kernels does: dst <- round(decay src + sum_k scale_k z(seed_k)), in units
 // of 8 elements, the normals of one Philox block.
 //
 // Counter: (block & 0xffffffff, block >> 32, stream, lane), block = element >> 3 (csrc/core/philox.h).
@@ -221,13 +221,37 @@ ZK_INLINE void locate(const Strided& entry, uint64_t index, int64_t& src, int64_
   dst += static_cast<int64_t>(index) * entry.dst_strides[0];
 }
 
+// One value, rounded once to the dtype that is written.
+template <class F, class Real>
+ZK_INLINE void store_as(char* dst, int64_t at, Real value, uint32_t random16, bool stochastic) {
+  typename F::bits* place = reinterpret_cast<typename F::bits*>(dst) + at;
+  if constexpr (F::kRounds && std::is_same_v<Real, double>) {
+    const float narrower = shortened(value, stochastic);
+    *place = stochastic ? F::stochastic(narrower, random16) : F::nearest(narrower);
+  } else {
+    const typename F::real own = static_cast<typename F::real>(value);
+    *place = stochastic ? F::stochastic(own, random16) : F::nearest(own);
+  }
+}
+
+template <class Real>
+ZK_INLINE void store_general(const Strided& entry, int64_t at, Real value, uint32_t random16, bool stochastic) {
+  if (entry.out_dtype == ZK_BF16)
+    store_as<BF16>(entry.dst, at, value, random16, stochastic);
+  else if (entry.out_dtype == ZK_F16)
+    store_as<F16>(entry.dst, at, value, random16, stochastic);
+  else if (entry.out_dtype == ZK_F32)
+    store_as<F32>(entry.dst, at, value, random16, stochastic);
+  else
+    store_as<F64>(entry.dst, at, value, random16, stochastic);
+}
+
 // Elements 2j and 2j + 1 of a unit.
 template <class F>
 ZK_INLINE void general_pair(const Header& p, const Strided& entry, uint64_t unit, uint32_t j) {
   using bits = typename F::bits;
   using real = typename F::real;
   const bits* src = reinterpret_cast<const bits*>(entry.src);
-  bits* dst = reinterpret_cast<bits*>(entry.dst);
   const uint64_t at = unit * kUnit + 2 * j, block = entry.block + unit;  // at counts from the unit's start
   const bool inside[2] = {at >= entry.head && at < entry.end, at + 1 >= entry.head && at + 1 < entry.end};
   int64_t from[2] = {}, to[2] = {};
@@ -257,7 +281,8 @@ ZK_INLINE void general_pair(const Header& p, const Strided& entry, uint64_t unit
     acc[1] = fused(term.scale, z[1], acc[1]);
   }
   uint32_t random = 0;
-  const bool stochastic = F::kRounds && p.rounding == ZK_STOCHASTIC;
+  const bool sixteen = entry.out_dtype == ZK_BF16 || entry.out_dtype == ZK_F16;
+  const bool stochastic = sixteen && p.rounding == ZK_STOCHASTIC;
   if (stochastic) {
     uint32_t words[4];
     draw_rounding(p, block, entry.stream, words);
@@ -265,7 +290,7 @@ ZK_INLINE void general_pair(const Header& p, const Strided& entry, uint64_t unit
   }
   ZK_UNROLL
   for (uint32_t i = 0; i < 2; ++i)
-    if (inside[i]) dst[to[i]] = stochastic ? F::stochastic(acc[i], (random >> (16 * i)) & 0xffffu) : F::nearest(acc[i]);
+    if (inside[i]) store_general(entry, to[i], acc[i], (random >> (16 * i)) & 0xffffu, stochastic);
 }
 
 template <class P>

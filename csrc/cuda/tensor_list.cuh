@@ -20,7 +20,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../core/perturb.h"
+#include "../core/convert.h"
 #include "../zokern.h"
 
 namespace zk::cuda {
@@ -46,8 +46,9 @@ struct Dense {
   uint32_t stream;
   uint32_t first_chunk;
   uint8_t head;  // elements of the first unit that lie before the tensor
-  uint8_t dtype;
-  uint8_t vector;  // src and dst are 16-byte aligned at every unit
+  uint8_t dtype;      // of src
+  uint8_t out_dtype;  // of dst; another only in the general kernel
+  uint8_t vector;     // src and dst are 16-byte aligned at every unit
 };
 
 // Any strides. Element i of unit u has logical index 8u + i - head, taken apart by sizes.
@@ -133,18 +134,21 @@ inline void set_layout(const zk_tensor& tensor, Strided& entry) {
   entry.ndim = n;
 }
 
-inline Dense dense_entry(const zk_tensor& tensor, bool shifted) {
+// `reads`: whether the source is read; else it is taken as zeros.
+inline Dense dense_entry(const zk_tensor& tensor, bool shifted, bool reads = true) {
   Dense entry{};
+  const int dtype = source_dtype(tensor.dtype);
   entry.head = static_cast<uint8_t>(tensor.offset % kUnit);
-  entry.dtype = static_cast<uint8_t>(tensor.dtype);
+  entry.dtype = static_cast<uint8_t>(dtype);
+  entry.out_dtype = static_cast<uint8_t>(target_dtype(tensor.dtype));
   entry.stream = tensor.stream;
   entry.block = tensor.offset / kUnit;
   entry.end = static_cast<uint64_t>(tensor.numel) + entry.head;
-  const uintptr_t shift = shifted ? static_cast<uintptr_t>(entry.head * item_size(tensor.dtype)) : 0;
+  const uintptr_t shift = shifted ? static_cast<uintptr_t>(entry.head * item_size(dtype)) : 0;
   const uintptr_t src = reinterpret_cast<uintptr_t>(tensor.src), dst = reinterpret_cast<uintptr_t>(tensor.dst);
-  entry.src = tensor.src ? reinterpret_cast<const char*>(src - shift) : nullptr;
+  entry.src = tensor.src && reads ? reinterpret_cast<const char*>(src - shift) : nullptr;
   entry.dst = reinterpret_cast<char*>(dst - shift);
-  entry.vector = (tensor.src == nullptr || (src - shift) % 16 == 0) && (dst - shift) % 16 == 0;
+  entry.vector = (entry.src == nullptr || (src - shift) % 16 == 0) && (dst - shift) % 16 == 0;
   return entry;
 }
 
@@ -187,15 +191,18 @@ inline void number_chunks(P& params, uint32_t blocks) {
 }
 
 // Cuts the list into launches: `launch(params)` for each, dense fp32, bf16 and fp16 tensors first, all of
-// them in one launch up to kMany. Strided and fp64 tensors go to the general kernel.
+// them in one launch up to kMany. Strided and fp64 tensors, and those whose target has another dtype than their
+// source, go to the general kernel.
 template <class Launch>
 inline int plan(const zk_tensor* tensors, int64_t n_tensors, const zk_move& move, const Term* more, Launch&& launch) {
+  const bool reads = move.decay != 0.0f;
   std::vector<int64_t> dense, general;
   for (int64_t i = 0; i < n_tensors; ++i) {
     const zk_tensor& tensor = tensors[i];
-    if (tensor.dtype < ZK_F32 || tensor.dtype > ZK_F64) return ZK_BAD_DTYPE;
+    const int from = source_dtype(tensor.dtype), to = target_dtype(tensor.dtype);
+    if (!is_dtype(from) || !is_dtype(to)) return ZK_BAD_DTYPE;
     if (tensor.numel <= 0) continue;
-    (tensor.ndim == 0 && tensor.dtype != ZK_F64 ? dense : general).push_back(i);
+    (tensor.ndim == 0 && from == to && from != ZK_F64 ? dense : general).push_back(i);
   }
   const auto send = [&](auto params, const int64_t* first, size_t count) {
     set_move(move, more, params);
@@ -203,10 +210,10 @@ inline int plan(const zk_tensor* tensors, int64_t n_tensors, const zk_move& move
     for (size_t i = 0; i < count; ++i) {
       const zk_tensor& tensor = tensors[first[i]];
       if constexpr (std::is_same_v<typename decltype(params)::entry_type, Strided>) {
-        static_cast<Dense&>(params.entries[i]) = dense_entry(tensor, false);
+        static_cast<Dense&>(params.entries[i]) = dense_entry(tensor, false, reads);
         set_layout(tensor, params.entries[i]);
       } else {
-        params.entries[i] = dense_entry(tensor, true);
+        params.entries[i] = dense_entry(tensor, true, reads);
       }
     }
     return launch(params);

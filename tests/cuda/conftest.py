@@ -18,6 +18,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 
 DISTRIBUTIONS = {"gaussian": 0, "rademacher": 1}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 MAX_DIMS = 8
+OUT_SHIFT = 8
 
 
 class CTensor(ctypes.Structure):
@@ -60,6 +61,8 @@ def describe(source: Tensor | None, target: Tensor, stream: int, offset: int) ->
         stream=stream,
         dtype=DTYPES[target.dtype],
     )
+    if source is not None and source.dtype != target.dtype:
+        c.dtype = DTYPES[source.dtype] + ((1 + DTYPES[target.dtype]) << OUT_SHIFT)
     like = target if source is None else source
     if not (target.is_contiguous() and like.is_contiguous()):
         c.ndim = target.dim()

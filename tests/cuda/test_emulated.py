@@ -306,3 +306,32 @@ def test_empty_list_and_empty_tensors(emulator):
 def test_rejects_an_unknown_dtype(emulator, monkeypatch):
     monkeypatch.setitem(emulator.perturb_.__globals__["DTYPES"], torch.float32, 9)
     assert emulator.perturb_([torch.zeros(4)], [1], [0.1]) == 1  # ZK_BAD_DTYPE
+
+
+@pytest.mark.parametrize("target", DTYPES, ids=str)
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_out_of_another_dtype(emulator, target, rounding):
+    params = [weights(n, source) for n, source in itertools.product((9, 700, TILE + 5), DTYPES)]
+    params += [weights(40 * 30, source).view(40, 30).t() for source in DTYPES]
+    out, expected = ([torch.full(p.shape, float("nan"), dtype=target) for p in params] for _ in range(2))
+    options = {"decay": 0.75, "rounding": rounding, "offsets": [5 * i for i in range(len(params))]}
+    reference(params, [7, 8], [1e-3, 0.5], out=expected, **options)
+    assert emulator.perturb_(params, [7, 8], [1e-3, 0.5], out=out, **options) == 0
+    assert_same_bits(out, expected)
+
+
+def test_unknown_dtypes_are_refused(emulator, monkeypatch):
+    monkeypatch.setitem(emulator.perturb_.__globals__["DTYPES"], torch.float32, 9)
+    assert emulator.perturb_([torch.zeros(3)], [1], [1.0]) == 1
+    assert emulator.perturb_([torch.zeros(3).double()], [1], [1.0], out=[torch.zeros(3)]) == 1
+
+
+@pytest.mark.parametrize("terms", [1, 3, 100])
+def test_decay_0_reads_nothing(emulator, terms):
+    params = [weights(n, dtype).fill_(float("nan")) for n, dtype in itertools.product((9, TILE + 5), DTYPES)]
+    params.append(torch.full((40, 30), float("nan")).t())
+    expected = [torch.zeros_like(p) for p in params]
+    seeds, scales = [*range(terms)], [1.0 / (1 + k) for k in range(terms)]
+    reference(expected, seeds, scales)
+    assert emulator.perturb_(params, seeds, scales, decay=0.0) == 0
+    assert_same_bits(params, expected)

@@ -67,8 +67,8 @@ def test_core_shapes() -> None:
     ("arguments", "message"),
     [
         (([], [4], 2), "in_modes must be positive integers, at least one"),
-        (([4], [4, 0], 2), r"out_modes must be positive integers.*\[4, 0\]"),
-        (([4], [4], 0), "rank must be positive, got 0"),
+        (([4], [4, 0], 2), r"out_modes\[1\] must be a positive integer, got 0"),
+        (([4], [4], 0), "rank must be a positive integer, got 0"),
         (([4, 4], [4], [2]), "rank has 1 entries for 3 cores"),
     ],
 )

@@ -280,7 +280,7 @@ class TestErrors:
 
     def test_options_are_checked_before_the_model_is_touched(self) -> None:
         model = make("gpt2")
-        with pytest.raises(ValueError, match="rank must be positive, got 0"):
+        with pytest.raises(ValueError, match="rank must be a positive integer, got 0"):
             add_tt_adapters(model, 8, rank=0)
         assert all(p.requires_grad for p in model.parameters())
         assert not any(isinstance(m, TTAdapter) for m in model.modules())

@@ -121,12 +121,12 @@ def test_first_order_training_moves_every_part() -> None:
     [
         ({"hidden": 0}, "hidden must be a positive integer, got 0"),
         ({"bottleneck": -1}, "bottleneck must be a positive integer, got -1"),
-        ({"rank": 0}, "rank must be positive, got 0"),
+        ({"rank": 0}, "rank must be a positive integer, got 0"),
         ({"activation": "swish"}, "activation must be one of .*, got 'swish'"),
         ({"bias": "both"}, "bias must be True, False, 'down' or 'up', got 'both'"),
-        ({"init": "zeros"}, "init must be 'identity' or 'gaussian', got 'zeros'"),
+        ({"init": "zeros"}, "init must be one of 'identity', 'gaussian', got 'zeros'"),
         ({"scale": float("nan")}, "scale must be finite, got nan"),
-        ({"std": (-1.0, None)}, "std of down must be finite and >= 0, got -1.0"),
+        ({"std": (-1.0, None)}, "std\\[0\\] must be finite and >= 0, got -1.0"),
         ({"modes": ([4, 4], [8])}, r"modes: \[4, 4\] multiply to 16, but hidden is 24"),
     ],
 )

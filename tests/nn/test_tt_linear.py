@@ -185,7 +185,7 @@ class TestFromLinear:
             TTLinear.from_linear(linear)
         with pytest.raises(ValueError, match=r"tolerance must be in \[0, 1\), got 1.5"):
             TTLinear.from_linear(linear, tolerance=1.5)
-        with pytest.raises(ValueError, match="rank must be positive"):
+        with pytest.raises(ValueError, match="rank must be a positive integer"):
             TTLinear.from_linear(linear, rank=0)
         with pytest.raises(TypeError, match="linear must have a weight matrix, got ReLU"):
             TTLinear.from_linear(torch.nn.ReLU(), rank=2)
@@ -211,7 +211,7 @@ def test_state_round_trip_and_copies_are_apart() -> None:
     [
         ({"in_features": 0, "out_features": 4}, "in_features must be a positive integer, got 0"),
         ({"in_features": 4, "out_features": 2.0}, "out_features must be a positive integer"),
-        ({"in_features": 4, "out_features": 4, "rank": -1}, "rank must be positive, got -1"),
+        ({"in_features": 4, "out_features": 4, "rank": -1}, "rank must be a positive integer, got -1"),
         (
             {"in_features": 8, "out_features": 4, "modes": ([4, 4], [4])},
             r"modes: \[4, 4\] multiply to 16, but in_features is 8",

@@ -40,7 +40,13 @@ BAD = {
     "stochastic without seed": (lambda p: (p, [], []), {"rounding": "stochastic", "decay": 0.5}, ValueError, "seeds="),
     "out length": (lambda p: (p, 1, 1.0), {"out": [torch.zeros(10)]}, ValueError, "out has 1 tensors for 2"),
     "out shape": (lambda p: (p, 1, 1.0), {"out": [torch.zeros(10), torch.zeros(9)]}, ValueError, r"out\[1\] has shape"),
-    "out dtype": (lambda p: (p, 1, 1.0), {"out": [torch.zeros(10), torch.zeros(10).half()]}, ValueError, r"out\[1\] has dtype"),
+    "out dtype": (lambda p: (p, 1, 1.0), {"out": [torch.zeros(10), torch.zeros(10).int()]}, TypeError, r"out\[1\] has dtype"),
+    "scales rows": (lambda p: (p, 1, [[1.0]]), {}, ValueError, "scales has 1 rows for 2 tensors"),
+    "scales row": (lambda p: (p, 1, [[1.0], [1.0, 2.0]]), {}, ValueError, r"scales\[1\] has 2 entries for 1 seeds"),
+    "scales mixed": (lambda p: (p, 1, [[1.0], 2.0]), {}, TypeError, r"scales\[1\] must be a row"),
+    "scales entry": (lambda p: (p, 1, [[1.0], [float("nan")]]), {}, ValueError, r"scales\[1\]\[0\] must be finite"),
+    "decay entries": (lambda p: (p, 1, 1.0), {"decay": [1.0] * 3}, ValueError, "decay has 3 entries for 2 tensors"),
+    "decay entry": (lambda p: (p, 1, 1.0), {"decay": [1.0, float("inf")]}, ValueError, r"decay\[1\] must be finite"),
     "mixed devices": (lambda p: ([*p, torch.zeros(3, device="meta")], 1, 1.0), {}, ValueError, r"params\[2\] is on meta"),
 }  # fmt: skip
 

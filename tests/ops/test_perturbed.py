@@ -58,8 +58,6 @@ def test_refusals_change_nothing(arguments: tuple, message: str) -> None:
     before = bits(params)
     with pytest.raises((TypeError, ValueError), match=message):
         zokern.perturbed(params, *arguments)
-    with pytest.raises(TypeError, match="out"):
-        zokern.perturbed(params, 7, 0.1, out=params)
     assert bits(params) == before
 
 

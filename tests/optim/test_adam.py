@@ -98,7 +98,7 @@ def test_a_new_group_counts_its_own_steps() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"betas": (0.9, 1.0)}, r"betas\[1\] must be a number >= 0 and < 1, got 1.0"),
+        ({"betas": (0.9, 1.0)}, r"betas\[1\] must be in \[0, 1\), got 1.0"),
         ({"betas": (0.9,)}, r"betas must be two numbers, got \(0.9,\)"),
         ({"adam_eps": 0.0}, "adam_eps must be a number > 0, got 0.0"),
         ({"weight_decay": -1.0}, "weight_decay must be a number >= 0, got -1.0"),

@@ -66,7 +66,7 @@ def test_schedules_do_not_depend_on_how_many_tensors_there_are() -> None:
     [
         ({"total_steps": 0}, "total_steps must be an integer >= 1, got 0"),
         ({"total_steps": 10, "alpha": 1.5}, r"alpha must be in \[0, 1\], got 1.5"),
-        ({"total_steps": 10, "beta2": -0.1}, "beta2 must be a number >= 0, got -0.1"),
+        ({"total_steps": 10, "beta2": -0.1}, "beta2 must be in \\[0, 1\\], got -0.1"),
         ({"total_steps": 10, "warmup": 2.5}, "warmup must be an integer >= 0, got 2.5"),
         ({"total_steps": 10, "warmup": 8, "settled": 3}, "settled must be >= warmup = 8, got 3"),
     ],
@@ -173,7 +173,7 @@ def test_one_fp32_buffer_whatever_the_dtype() -> None:
     ("options", "message"),
     [
         ({"schedule": 10, "sigma": 0.0}, "sigma must be a number > 0, got 0.0"),
-        ({"schedule": 0}, "total_steps must be an integer >= 1, got 0"),
+        ({"schedule": 0}, "schedule must be an integer >= 1, got 0"),
         ({"schedule": 10, "lr": -1.0}, "lr must be a number >= 0, got -1.0"),
     ],
 )

@@ -260,7 +260,7 @@ def test_schedule_works_with_other_optimizers() -> None:
         ({"evaluation": "both"}, "evaluation must be one of 'loop', 'batched', got 'both'"),
         ({"max_parallel": 0}, "max_parallel must be an integer >= 1, got 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be an integer >= 1, got 0"),
-        ({"schedule": 0}, "num_queries must be an integer >= 1, got 0"),
+        ({"schedule": 0}, "schedule must be an integer >= 1, got 0"),
         ({"lr": -1.0}, "lr must be a number >= 0, got -1.0"),
         ({"evaluation": "batched", "restore": "inplace"}, "restore must be 'auto' or 'snapshot'"),
     ],

@@ -25,7 +25,7 @@ def noise(count: int = 4, queries: int = 2, **options):
 
 CASES = {
     "cores a tensor": (linear(cores=CORES[0]), TypeError, "cores must be a list of tensors, got Tensor"),
-    "cores a number": (linear(cores=3), TypeError, "cores must be a list of tensors, got int"),
+    "cores a number": (linear(cores=3), TypeError, "cores must be a list of tensors, got 3"),
     "one core": (linear(cores=CORES[:1]), ValueError, "cores must have at least 2.*got 1"),
     "no tensor": (linear(cores=swapped(1, "x")), TypeError, r"cores\[1\] must be a tensor, got str"),
     "integers": (linear(cores=swapped(2, CORES[2].int())), TypeError, r"cores\[2\] has dtype torch.int32"),
@@ -114,7 +114,7 @@ ADAPTER = {
     "queries of one": (changed(up=make_cores([2, 3, 4, 6], 3, queries=2)), ValueError, "up holds 2 queries"),
     "dtypes": (changed(up=make_cores([2, 3, 4, 6], 3, dtype=torch.float64), up_bias=None), ValueError,
                "up is torch.float64"),
-    "down": (changed(down=None), TypeError, "down must be a list of tensors, got NoneType"),
+    "down": (changed(down=None), TypeError, "down must be a list of tensors, got None"),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .checks import as_list, check_bounded, check_no_grad, check_no_overlap, check_tensors
 from .codes import DTYPES
+from .memory import check_all_in_memory
 
 Tensors = Tensor | Iterable[Tensor]
 
@@ -51,18 +52,19 @@ def check_lists(
     place, each list under its argument's name. `alike`: what `out` has in common with `params`."""
     sources = as_list(params, Tensor)
     check_tensors("params", sources)
+    check_all_in_memory("params", sources)
     count = len(sources)
     stream_list = list(range(count)) if streams is None else check_bounded("streams", streams, count, 32)
     offset_list = [0] * count if offsets is None else check_bounded("offsets", offsets, count, 63)
     targets = sources
     if out is not None:
-        targets = as_list(out, Tensor)
+        targets = as_list(out, Tensor, "out")
         check_alike("out", targets, sources, alike)
     devices = [tensor.device for tensor in sources]
     if len(set(devices)) > 1:
         i = next(i for i, device in enumerate(devices) if device != devices[0])
         raise ValueError(f"params[{i}] is on {devices[i]} and params[0] on {devices[0]}; one device a call")
-    state_lists = {name: as_list(tensors, Tensor) for name, tensors in (states or {}).items()}
+    state_lists = {name: as_list(tensors, Tensor, name) for name, tensors in (states or {}).items()}
     for name, tensors in state_lists.items():
         check_alike(name, tensors, sources, ("shape", "device"), (torch.float32,))
     check_no_grad("params" if out is None else "out", targets)
@@ -83,6 +85,7 @@ def check_alike(
     if len(tensors) != len(sources):
         raise ValueError(f"{name} has {len(tensors)} tensors for {len(sources)} in params")
     check_tensors(name, tensors, dtypes)
+    check_all_in_memory(name, tensors)
     for attribute in what:
         found = [getattr(t, attribute) for t in tensors]
         wanted = [getattr(t, attribute) for t in sources]

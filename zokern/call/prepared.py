@@ -2,7 +2,7 @@
 
 Checking and packing 148 tensors takes 0.4 ms (benchmarks/bench_calls.py). A list met for the second time is
 kept as the backend takes it, under its addresses and places in the stream. Each later call compares what the
-checks rest on: sizes, dtypes and density. If any of it differs, or if a mode, a transform, a tracer or a
+checks rest on: sizes, strides, dtypes and what else `Unchanged` does. If any of it differs, or if a mode, a transform, a tracer or a
 profiler is to see the op, the list is checked and packed again.
 """
 
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from .dispatch import PLAIN, observed
+from .unchanged import Unchanged
 
 MAX_LISTS = 512  # remembered
 
 _SEQUENCES = (list, tuple, range)
 _PLAIN = set(PLAIN)
-_data_ptr, _numel, _is_contiguous = Tensor.data_ptr, Tensor.numel, Tensor.is_contiguous
-_dtype = Tensor.dtype.__get__  # type: ignore[attr-defined]
+_data_ptr = Tensor.data_ptr
 _requires_grad = Tensor.requires_grad.__get__  # type: ignore[attr-defined]
 _profiling = torch.autograd._profiler_enabled
 
@@ -58,16 +58,7 @@ class PreparedList:
     kernel: ListKernel
     bound: Any  # by the kernel
     device: torch.device
-    sizes: list[int]
-    dtypes: list[torch.dtype]
-
-    def holds(self, tensors: list[Tensor]) -> bool:
-        """Whether all that the checks found is still so."""
-        return (
-            [*map(_numel, tensors)] == self.sizes
-            and [*map(_dtype, tensors)] == self.dtypes
-            and all(map(_is_contiguous, tensors))
-        )
+    unchanged: Unchanged
 
     def run(self, *arguments: object) -> None:
         self.kernel.run(self.bound, self.device, *arguments)
@@ -107,7 +98,7 @@ def key_of(
 def find(key: Key | None, tensors: list[Tensor]) -> PreparedList | None:
     """What is kept under `key`, if it holds for these tensors."""
     ready = None if key is None else CACHE.get(key)
-    return ready if ready is not None and ready.holds(tensors) else None
+    return ready if ready is not None and ready.unchanged(tensors) else None
 
 
 def keep(key: Key | None, tensors: list[Tensor], streams: list[int], offsets: list[int]) -> None:
@@ -121,5 +112,4 @@ def keep(key: Key | None, tensors: list[Tensor], streams: list[int], offsets: li
         CACHE[key] = None
         return
     bound = key[0].bind(tensors, tensors, streams, offsets)
-    sizes, dtypes = [*map(_numel, tensors)], [*map(_dtype, tensors)]
-    CACHE[key] = PreparedList(key[0], bound, tensors[0].device, sizes, dtypes)
+    CACHE[key] = PreparedList(key[0], bound, tensors[0].device, Unchanged(tensors))

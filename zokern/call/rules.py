@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from .checks import check_fp32
+from .checks import as_number, as_sequence, check_finite, check_fp32, check_integer, check_share, shown
 
 R = TypeVar("R", bound="_Rule")
 
@@ -27,16 +27,23 @@ class _Rule:
         return [*self.__dict__.values()]
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")
-
-
 def _check_above_0(name: str, value: float) -> float:
     number = check_fp32(name, value)
     if number <= 0.0:
         raise ValueError(f"{name} must be above 0 in fp32, got {value}")
     return number
+
+
+def check_betas(betas: object) -> tuple[float, float]:
+    """The decay rates of both moments, each in [0, 1)."""
+    values = as_sequence("betas", betas, "two numbers")
+    if len(values) != 2:
+        raise ValueError(f"betas must be two numbers, got {shown(betas)}")
+    first, second = (as_number(f"betas[{k}]", value) for k, value in enumerate(values))
+    for k, beta in enumerate((first, second)):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"betas[{k}] must be in [0, 1), got {beta}")
+    return first, second
 
 
 @dataclass
@@ -61,21 +68,19 @@ class AdamRule(_Rule):
         Raises:
             ValueError: an argument is out of range, by name and value.
         """
-        for k, beta in enumerate(betas):
-            if not 0.0 <= beta < 1.0:
-                raise ValueError(f"betas[{k}] must be in [0, 1), got {beta}")
-        if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 1):
-            raise ValueError(f"step must be an integer from 1, or None, got {step!r}")
-        beta1, beta2 = betas
+        beta1, beta2 = check_betas(betas)
+        if step is not None:
+            step = check_integer("step", step, 1)
         correction1, correction2 = (1.0, 1.0) if step is None else (1.0 - beta1**step, 1.0 - beta2**step)
         small = _check_above_0("eps", eps)
         check_fp32("lr", lr)
+        rate = check_finite("lr", lr)
         return cls(
             beta1=check_fp32("betas[0]", beta1),
             rest1=check_fp32("betas[0]", 1.0 - beta1),
             beta2=check_fp32("betas[1]", beta2),
             rest2=check_fp32("betas[1]", 1.0 - beta2),
-            step_size=check_fp32("lr", lr / correction1),
+            step_size=check_fp32("lr", rate / correction1),
             root_scale=check_fp32("step", 1.0 / math.sqrt(correction2)),
             eps=small,
             l2=check_fp32("l2", l2),
@@ -102,8 +107,7 @@ class AdaMURule(_Rule):
         Raises:
             ValueError: an argument is out of range, by name and value.
         """
-        _check_share("alpha", alpha)
-        _check_share("beta1", beta1)
+        alpha, beta1 = check_share("alpha", alpha), check_share("beta1", beta1)
         return cls(
             root_alpha=check_fp32("alpha", math.sqrt(alpha)),
             root_rest=check_fp32("alpha", math.sqrt(1.0 - alpha)),
@@ -117,7 +121,7 @@ class AdaMURule(_Rule):
     ) -> AdaMURule:
         """The rule of the update: that of the direction, and what the step divides by. Raises as `of_probe`."""
         probe = cls.of_probe(alpha, beta1)
-        _check_share("beta2", beta2)
+        beta2 = check_share("beta2", beta2)
         return replace(
             probe,
             beta2=check_fp32("beta2", beta2),

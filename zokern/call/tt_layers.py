@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .checks import check_tensor
+from .checks import as_integer, as_sequence, check_kind, check_tensor
+from .memory import check_in_memory
 from .tt_noise import TTNoise
 from .tt_plan import TTPlan, gpu_plan, make_plan
 
@@ -69,15 +70,16 @@ def check_cores(name: str, cores: Sequence[Tensor], split_name: str, split: int 
         TypeError: not a sequence of tensors of one dtype, float32 or float64.
         ValueError: ranks do not chain, a size is 0, the split leaves a side without cores.
     """
-    if isinstance(cores, Tensor) or not isinstance(cores, Iterable):
-        raise TypeError(f"{name} must be a list of tensors, got {type(cores).__name__}")
-    cores = tuple(cores)
+    if isinstance(cores, Tensor):
+        raise TypeError(f"{name} must be a list of tensors, got Tensor of shape {tuple(cores.shape)}")
+    cores = tuple(as_sequence(name, cores, "a list of tensors"))
     if len(cores) < 2:
         raise ValueError(f"{name} must have at least 2 cores, one a side, got {len(cores)}")
     first = cores[0]
     for i, core in enumerate(cores):
         this = f"{name}[{i}]"
         check_tensor(this, core)
+        check_in_memory(this, core, transforms=True)
         if core.dtype not in CORE_DTYPES or core.dtype != first.dtype:
             raise TypeError(
                 f"{this} has dtype {core.dtype}; cores are float32 (or all float64), whatever x's"
@@ -102,8 +104,7 @@ def check_cores(name: str, cores: Sequence[Tensor], split_name: str, split: int 
         raise ValueError(f"{name} must begin and end with rank 1, got {ranks[0]} and {ranks[-1]}")
     if split is None:
         split = len(cores) // 2
-    if isinstance(split, bool) or not isinstance(split, int):
-        raise TypeError(f"{split_name} must be an int, got {split!r}")
+    split = split if type(split) is int else as_integer(split_name, split, "an int")
     if not 1 <= split < len(cores):
         raise ValueError(f"{split_name} must be in [1, {len(cores) - 1}] for {len(cores)} cores, got {split}")
     plan = TTPlan(tuple(core.shape[-2] for core in cores), ranks, split, 0, split)
@@ -114,6 +115,7 @@ def with_bias(layer: TTLayer, name: str, bias: Tensor | None) -> TTLayer:
     if bias is None:
         return layer
     check_tensor(name, bias)
+    check_in_memory(name, bias, transforms=True)
     first = layer.cores[0]
     if bias.dtype != first.dtype:
         raise TypeError(f"{name} has dtype {bias.dtype}, the cores {first.dtype}")
@@ -157,6 +159,7 @@ def adapter_layers(
 def check_x(x: Tensor, plan: TTPlan, first: Tensor) -> None:
     """x fits a layer of this plan whose first core is `first`."""
     check_tensor("x", x)
+    check_in_memory("x", x, transforms=True)
     if (x.dtype == torch.float64) != (first.dtype == torch.float64):
         raise TypeError(f"x has dtype {x.dtype} and the cores {first.dtype}; float64 goes with float64")
     if x.device != first.device:
@@ -175,6 +178,7 @@ def count_queries(x: Tensor, stored: int | None, tensors: int, noise: TTNoise | 
     `tensors` is the number of the call's cores and biases."""
     queries, source = stored, "the cores"
     if noise is not None:
+        check_kind("noise", noise, TTNoise, "a TTNoise")
         if stored is not None:
             raise ValueError("noise goes with cores of one query (3 dimensions), got 4 dimensions")
         if len(noise.offsets) != tensors:

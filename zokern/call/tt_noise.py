@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .checks import check_choice, check_fp32, check_seed, check_seeds
+from .checks import as_sequence, check_choice, check_fp32, check_seed, check_seeds
 from .codes import DISTRIBUTIONS
 
 FIXED = -1  # offset of a core or bias that the noise leaves alone
@@ -43,8 +43,9 @@ class TTNoise:
         def keep(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        keep("seeds", tuple(check_seeds("noise.seeds", self.seeds)))
-        keep("scales", tuple(check_fp32(f"noise.scales[{k}]", s) for k, s in enumerate(self.scales)))
+        keep("seeds", tuple(check_seeds("noise.seeds", as_sequence("noise.seeds", self.seeds))))
+        scales = as_sequence("noise.scales", self.scales)
+        keep("scales", tuple(check_fp32(f"noise.scales[{k}]", s) for k, s in enumerate(scales)))
         if not self.seeds:
             raise ValueError("noise.seeds must name at least one query, got []")
         if len(self.seeds) != len(self.scales):
@@ -69,8 +70,9 @@ class TTNoise:
 
 def _check_offsets(offsets: Sequence[int | None]) -> tuple[int, ...]:
     checked = []
-    for i, offset in enumerate(offsets):
-        value = FIXED if offset is None or offset == FIXED else check_seed(f"noise.offsets[{i}]", offset)
+    for i, offset in enumerate(as_sequence("noise.offsets", offsets)):
+        fixed = offset is None or (type(offset) is int and offset == FIXED)
+        value = FIXED if fixed else check_seed(f"noise.offsets[{i}]", offset)
         if value >= 1 << 62:
             raise ValueError(f"noise.offsets[{i}] must be in [0, 2**62), got {value}")
         checked.append(value)

@@ -22,6 +22,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .checks import plain_number, shown
+
 LANES = 16
 ROWS_A_READ = 4
 GROUPS = ("auto", 2, 3, 4)
@@ -177,18 +179,21 @@ def gpu_plan(plan: TTPlan, groups: int | str = "auto") -> TTPlan:
     return TTPlan(plan.modes, plan.ranks, split, in_cut, out_cut)
 
 
-def check_groups(groups: int | str, cores: int, split: int) -> None:
-    """A known number of groups, and cores enough on the two sides.
+def check_groups(groups: int | str, cores: int, split: int) -> int | str:
+    """`groups` as "auto" or an int: a known number of groups, and cores enough on the two sides.
 
     Raises:
         ValueError: otherwise.
     """
-    if groups not in GROUPS:
-        raise ValueError(f"groups must be 'auto', 2, 3 or 4, got {groups!r}")
+    number = plain_number(groups)
+    if isinstance(number, bool) or not isinstance(number, (int, str)) or number not in GROUPS:
+        raise ValueError(f"groups must be 'auto', 2, 3 or 4, got {shown(groups)}")
+    groups = number
     most = 2 + (split > 1) + (cores - split > 1)
     if groups != "auto" and int(groups) > most:
         sides = f"{split} on the input and {cores - split} on the output side"
         raise ValueError(f"groups={groups} does not fit {cores} cores, {sides}")
+    return groups
 
 
 def make_plan(
@@ -199,5 +204,5 @@ def make_plan(
     Raises:
         ValueError: the number of groups asked for is unknown, or the layer has too few cores for it.
     """
-    check_groups(groups, len(modes), split)
-    return _plan(tuple(modes), tuple(ranks), split, max(1, int(rows)), groups)
+    groups = check_groups(groups, len(modes), split)
+    return _plan(tuple(modes), tuple(ranks), split, max(1, rows), groups)

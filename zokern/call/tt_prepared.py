@@ -2,8 +2,8 @@
 
 At one row the kernel of an adapter takes 4 us, a quarter of what checking its twelve cores does.
 `PreparedLayers` keeps what the checks found. Before each run it makes sure, in 2 us, that this still holds:
-the same tensors (by identity, the cache's key), at the same addresses, no autograd, no dispatch mode,
-the same backend asked for. If anything differs it returns None, and the caller checks everything again.
+the same tensors (by identity, the cache's key), at the same addresses, of the same layout (`Unchanged`), no
+autograd, no dispatch mode, the same backend asked for. If anything differs it returns None, and the caller checks everything again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from torch import Tensor
 
 from .codes import DTYPE
 from .dispatch import PLAIN, observed
+from .memory import is_in_memory
 from .tt_layers import TTLayer, check_x, count_queries
 from .tt_noise import TTNoise
 from .tt_plan import make_plan
 from .tt_rows import check_out, through_rows
+from .unchanged import Unchanged
 
 MAX_LAYERS = 4096  # remembered in CACHE
 MAX_ROWS = 1024  # remembered row counts of one layer
@@ -68,7 +70,7 @@ class PreparedLayers:
         self._count = len(tensors)
         self._queries = layers[0].queries
         self._groups = groups
-        self._pointers = [*map(_data_ptr, tensors)]
+        self._pointers, self._unchanged = [*map(_data_ptr, tensors)], Unchanged(tensors)
         self._choice, self._asked = choice, choice()
         self._in = (layers[0].plan.in_features,)
         self._out = layers[-1].plan.out_features
@@ -95,8 +97,10 @@ class PreparedLayers:
             type(x) not in PLAIN
             or self._choice() is not self._asked
             or [*map(_data_ptr, tensors)] != self._pointers
+            or not self._unchanged(tensors)
             or observed()
             or not x.is_cpu
+            or not is_in_memory(x)
         ):
             return None
         if _grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
@@ -129,6 +133,7 @@ class PreparedLayers:
         """Whether `out` is dense, of y's shape and dtype, and shares no memory with x."""
         if (
             type(out) not in PLAIN
+            or not is_in_memory(out)
             or out.dtype is not x.dtype
             or not out.is_contiguous()
             or not out.is_cpu
@@ -163,7 +168,9 @@ CACHE: dict[tuple, PreparedLayers] = {}
 
 def may_be_prepared(tensors: Sequence[Tensor]) -> bool:
     """Whether nothing but a CPU kernel is to see a call of these cores and biases."""
-    return not observed() and all(type(t) in PLAIN and t.is_cpu and t.dtype == torch.float32 for t in tensors)
+    if observed():
+        return False
+    return all(is_in_memory(t) and t.is_cpu and t.dtype == torch.float32 for t in tensors)
 
 
 def prepare(

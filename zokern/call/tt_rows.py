@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_tensor, extent, overlaps_itself
+from .memory import check_in_memory
 
 
 def as_rows(tensor: Tensor) -> Tensor | None:
@@ -24,6 +25,7 @@ def as_rows(tensor: Tensor) -> Tensor | None:
 def check_out(out: Tensor, x: Tensor, features: int) -> None:
     """`out` can take y: shape, dtype, device, and memory apart from x's unless it is x's."""
     check_tensor("out", out)
+    check_in_memory("out", out)
     shape = (*x.shape[:-1], features)
     if tuple(out.shape) != shape:
         raise ValueError(f"out has shape {tuple(out.shape)}, y has {shape}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Machine = Callable[[torch.device], tuple[Any, ...]]
 """The kernels' last arguments: instruction set and threads, or device and stream."""
+OUT_SHIFT = 8  # ZK_OUT_SHIFT of csrc/zokern.h
 Packed = tuple[int, int, int, int, int, int, list[int], list[int], list[int]]
 PackedState = tuple[int, list[int]]
 
@@ -25,7 +26,10 @@ def pack(source: Tensor | None, target: Tensor, stream: int, offset: int, dense:
     `dense`: whether the mask or the moments that go with it are dense too."""
     dst = target.data_ptr()
     src = dst if source is target else 0 if source is None else source.data_ptr()
-    head = (src, dst, target.numel(), offset, stream, DTYPE[target.dtype])
+    dtype = DTYPE[target.dtype]
+    if source is not None and source.dtype != target.dtype:
+        dtype = DTYPE[source.dtype] + ((1 + dtype) << OUT_SHIFT)
+    head = (src, dst, target.numel(), offset, stream, dtype)
     if dense and target.is_contiguous() and (source is None or source is target or source.is_contiguous()):
         return *head, [], [], []
     strides = target.stride() if source is None else source.stride()

@@ -6,6 +6,9 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from ..call.checks import as_integer, as_sequence, check_flag, plain_number, shown
 
 __all__ = ["clip_ranks", "core_shapes", "factorize"]
 
@@ -25,13 +28,25 @@ def _balanced(n: int, parts: int, least: int) -> tuple[int, ...] | None:
     return best
 
 
-def is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+LARGEST = 1 << 31
+"""Sizes end below: finding factors takes the square root of as many steps."""
 
 
-def check_size(name: str, value: object) -> None:
-    if not is_size(value):
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+def check_size(name: str, value: object) -> int:
+    """`value` as an int from 1 on."""
+    size = as_integer(name, value, "a positive integer", ValueError)
+    if not 1 <= size < LARGEST:
+        bound = "a positive integer" if size < 1 else "below 2**31"
+        raise ValueError(f"{name} must be {bound}, got {shown(value)}")
+    return size
+
+
+def check_sizes(name: str, values: object) -> list[int]:
+    """A list of positive integers, at least one."""
+    sizes = [check_size(f"{name}[{i}]", v) for i, v in enumerate(as_sequence(name, values))]
+    if not sizes:
+        raise ValueError(f"{name} must be positive integers, at least one, got []")
+    return sizes
 
 
 def factorize(n: int, parts: int = 3, *, descending: bool = False) -> list[int]:
@@ -56,8 +71,10 @@ def factorize(n: int, parts: int = 3, *, descending: bool = False) -> list[int]:
         >>> factorize(768), factorize(768, descending=True), factorize(61)
         ([8, 8, 12], [12, 8, 8], [1, 1, 61])
     """
-    check_size("n", n)
-    check_size("parts", parts)
+    n, parts = check_size("n", n), check_size("parts", parts)
+    descending = check_flag("descending", descending)
+    if parts > 64:
+        raise ValueError(f"parts must be at most 64, got {parts}")
     factors = _balanced(n, parts, 1)
     assert factors is not None  # 1 is always allowed
     return list(factors[::-1] if descending else factors)
@@ -73,14 +90,15 @@ def resolve_modes(modes: Modes | None, **sizes: int) -> tuple[list[int], list[in
     Raises:
         ValueError: a size is not a positive integer, or modes do not multiply to the sizes.
     """
-    for name, size in sizes.items():
-        check_size(name, size)
+    sizes = {name: check_size(name, size) for name, size in sizes.items()}
     if modes is None:
         left, right = sizes.values()
         return factorize(left), factorize(right, descending=True)
-    if len(modes) != 2:
-        raise ValueError(f"modes must be (factors of {', factors of '.join(sizes)}), got {modes!r}")
-    sides = (list(modes[0]), list(modes[1]))
+    wanted = f"(factors of {', factors of '.join(sizes)})"
+    given = as_sequence("modes", modes, wanted)
+    if len(given) != 2:
+        raise ValueError(f"modes must be {wanted}, got {shown(modes)}")
+    sides = (check_sizes("modes[0]", given[0]), check_sizes("modes[1]", given[1]))
     for side, (name, size) in zip(sides, sizes.items()):
         if math.prod(side) != size:
             raise ValueError(f"modes: {side} multiply to {math.prod(side)}, but {name} is {size}")
@@ -89,14 +107,24 @@ def resolve_modes(modes: Modes | None, **sizes: int) -> tuple[list[int], list[in
 
 def each_rank(rank: int | Sequence[int], cores: int) -> list[int]:
     """The rank of each boundary between so many cores: one for all of them, or as given."""
-    ranks = [rank] * (cores - 1) if isinstance(rank, int) else list(rank)
+    one = plain_number(rank)
+    if isinstance(one, (int, float)):
+        return [check_size("rank", one)] * (cores - 1)
+    ranks = [
+        check_size(f"rank[{i}]", r)
+        for i, r in enumerate(as_sequence("rank", rank, "a positive integer or a list of them"))
+    ]
     if len(ranks) != cores - 1:
         raise ValueError(
             f"rank has {len(ranks)} entries for {cores} cores, which have {cores - 1} inner ranks"
         )
-    if not all(map(is_size, ranks)):
-        raise ValueError(f"rank must be positive, got {rank!r}")
     return ranks
+
+
+def plain_rank(rank: Any) -> int | list[int]:
+    """A rank, or ranks, as a file can hold them."""
+    one = plain_number(rank)
+    return check_size("rank", one) if isinstance(one, (int, float)) else check_sizes("rank", rank)
 
 
 def clip_ranks(sizes: Sequence[int], ranks: Sequence[int]) -> list[int]:
@@ -118,21 +146,20 @@ def clip_ranks(sizes: Sequence[int], ranks: Sequence[int]) -> list[int]:
 
 
 def core_shapes(
-    in_modes: Sequence[int], out_modes: Sequence[int], rank: int | Sequence[int]
+    in_modes: Sequence[int], out_modes: Sequence[int], rank: int | Sequence[int], clip: bool = True
 ) -> list[tuple[int, int, int]]:
     """Shapes (r_{i-1}, k_i, r_i) of the cores of an in x out matrix.
 
     Args:
         in_modes: factors of the input size, at least one.
         out_modes: factors of the output size, at least one.
-        rank: one for all inner ranks, or each of them; clipped to what is feasible.
+        rank: one for all inner ranks, or each of them.
+        clip: whether ranks are lowered to what is feasible.
 
     Raises:
         ValueError: a mode or rank is not a positive integer, or the number of ranks does not fit.
     """
-    for name, modes in (("in_modes", in_modes), ("out_modes", out_modes)):
-        if not modes or not all(map(is_size, modes)):
-            raise ValueError(f"{name} must be positive integers, at least one, got {list(modes)}")
-    sizes = [*in_modes, *out_modes]
-    bounds = [1, *clip_ranks(sizes, each_rank(rank, len(sizes))), 1]
+    sizes = [*check_sizes("in_modes", in_modes), *check_sizes("out_modes", out_modes)]
+    ranks = each_rank(rank, len(sizes))
+    bounds = [1, *(clip_ranks(sizes, ranks) if clip else ranks), 1]
     return [(bounds[i], k, bounds[i + 1]) for i, k in enumerate(sizes)]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..call.checks import check_device, check_finite, check_fp32, check_kind, shown
+
 __all__ = ["fill_cores_", "frobenius_norm"]
 
 
@@ -26,10 +28,17 @@ def frobenius_norm(cores: Sequence[Tensor]) -> float:
 
 def start_std(name: str, std: float | None, size: int) -> float:
     """The root mean square to draw, checked: as given, or the one that keeps `size` features' scale."""
-    std = size**-0.5 if std is None else std
-    if not (math.isfinite(std) and std >= 0):
-        raise ValueError(f"{name} must be finite and >= 0, got {std!r}")
-    return std
+    number = size**-0.5 if std is None else check_finite(name, std)
+    if number < 0:
+        raise ValueError(f"{name} must be finite and >= 0, got {shown(std)}")
+    return check_fp32(name, number)
+
+
+def check_place(generator: object, device: object) -> None:
+    """What start values are drawn by, and where parameters go."""
+    if generator is not None:
+        check_kind("generator", generator, torch.Generator, "a torch.Generator or None")
+    check_device("device", device)
 
 
 @torch.no_grad()

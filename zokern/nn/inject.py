@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..call.checks import as_number, as_sequence, check_flag, check_fp32, check_kind
+from .factorize import check_size, plain_rank
 from .packed import PackedModule, TTParameters
-from .tt_adapter import TTAdapter
+from .tt_adapter import TTAdapter, check_bias
 
 __all__ = ["TTAdapters", "add_tt_adapters", "find_tt_adapters", "remove_tt_adapters"]
 
@@ -89,6 +91,7 @@ def find_tt_adapters(model: nn.Module) -> TTAdapters:
     Raises:
         ValueError: it has none.
     """
+    check_kind("model", model, nn.Module, "a module")
     bank = existing_adapters(model)
     if bank is None:
         raise ValueError(f"model ({type(model).__name__}) has no TT adapters; see add_tt_adapters")
@@ -107,6 +110,7 @@ def add_tt_adapters(
     init: str = "identity",
     hidden: int | None = None,
     inplace: bool | None = None,
+    clip_ranks: bool = True,
     generator: torch.Generator | None = None,
 ) -> TTAdapters:
     """Puts a `TTAdapter` behind every attention block and every feed-forward block.
@@ -119,7 +123,7 @@ def add_tt_adapters(
     Args:
         model: a transformers model of the families Llama, OPT, GPT-2, RoBERTa, BERT, DistilBERT or one
             with the same module names (Mistral, Qwen, ...), or any model with `targets`.
-        bottleneck, rank, activation, scale, bias, init: see `TTAdapter`.
+        bottleneck, rank, activation, scale, bias, init, clip_ranks: see `TTAdapter`.
         targets: modules whose output gets an adapter, by name or pattern: "layers.*.mlp" means every
             module so named, whatever the name begins with. An output that is a tuple or list is
             changed in its first entry. Default: by family.
@@ -141,14 +145,20 @@ def add_tt_adapters(
         >>> adapters = add_tt_adapters(model, bottleneck=64, rank=5)
         >>> optimizer = AdaZeta(model, lr=1e-4, steps_per_epoch=63)
     """
+    check_kind("model", model, nn.Module, "a module")
+    hidden = None if hidden is None else check_size("hidden", hidden)
+    inplace = None if inplace is None else check_flag("inplace", inplace)
+    check_fp32("scale", scale)
+    clip_ranks = check_flag("clip_ranks", clip_ranks)
     if existing_adapters(model) is not None:
         raise ValueError("model has TT adapters already; remove_tt_adapters(model) takes them out")
     options: dict[str, Any] = {
-        "bottleneck": bottleneck,
-        "rank": rank,
+        "bottleneck": check_size("bottleneck", bottleneck),
+        "rank": plain_rank(rank),
         "activation": activation,
-        "scale": scale,
-        "bias": bias,
+        "scale": as_number("scale", scale),
+        "bias": check_bias(bias),
+        **({} if clip_ranks else {"clip_ranks": False}),  # files of usual adapters stay what they were
     }
     adapters = {
         name: TTAdapter(
@@ -232,8 +242,12 @@ def choose_modules(model: nn.Module, targets: Sequence[str] | None) -> dict[str,
         targets = fitting[0]
     elif isinstance(targets, str):
         targets = (targets,)
+    targets = as_sequence("targets", targets, "a name or a list of names")
+    if not targets:
+        raise ValueError("targets must name a module at least, got []")
     found: set[str] = set()
-    for pattern in targets:
+    for i, pattern in enumerate(targets):
+        check_kind(f"targets[{i}]", pattern, str, "a name")
         names = _matching(model, pattern)
         if not names:
             some = [name for name, _ in model.named_modules() if name]

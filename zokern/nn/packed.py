@@ -18,6 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..call.checks import as_sequence, check_kind, check_tensor
+from ..call.dispatch import forward_mode
+from ..call.memory import check_in_memory
 from ..ops import TTNoise
 
 __all__ = ["PackedModule", "TTParameters", "pack"]
@@ -93,10 +96,14 @@ class PackedModule(Home):
         copies, flat = self.home.copies, self.home.flat
         if copies is not None and (stacked := copies.stacked(self)) is not None:
             return self._cut(stacked, device)
-        if (torch.is_grad_enabled() and flat.requires_grad) or torch.compiler.is_compiling():
+        if (
+            (torch.is_grad_enabled() and flat.requires_grad)
+            or torch.compiler.is_compiling()
+            or forward_mode()
+        ):
             return self._cut(flat, device)
         try:
-            key = (flat.data_ptr(), flat.dtype, flat.device)
+            key = (flat.data_ptr(), flat.dtype, flat.device, flat.shape, flat.stride(), flat.is_neg())
         except RuntimeError:  # a tensor without memory: fake, or inside a torch.func transform
             return self._cut(flat, device)
         if self._views is None or self._views[0] != key:
@@ -188,6 +195,9 @@ def pack(root: nn.Module, *, name: str = "tt_parameters") -> TTParameters:
         >>> pack(model).flat.shape
         torch.Size([...])
     """
+    check_kind("root", root, nn.Module, "a module")
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"name must be an identifier, got {name!r}")
     modules = packed_modules(root)
     if not modules:
         raise ValueError("root has no tensor-train layer to pack")
@@ -202,6 +212,28 @@ def pack(root: nn.Module, *, name: str = "tt_parameters") -> TTParameters:
     for path, module in modules.items():
         module.move_in(shared, shared.layout[path][0])
     return shared
+
+
+def as_float32(name: str, tensor: Tensor) -> Tensor:
+    """A given part as the flat parameter holds it."""
+    check_in_memory(name, check_tensor(name, tensor))
+    return tensor.detach().to(torch.float32)
+
+
+def whole_cores(name: str, cores: Iterable[Tensor]) -> list[Tensor]:
+    """Cores in float32 and of three dimensions each: the first and the last may come without their rank of 1."""
+    made = [
+        as_float32(f"{name}[{i}]", core)
+        for i, core in enumerate(as_sequence(name, cores, "a list of tensors"))
+    ]
+    if made and made[0].dim() == 2:
+        made[0] = made[0].unsqueeze(0)
+    if len(made) > 1 and made[-1].dim() == 2:
+        made[-1] = made[-1].unsqueeze(-1)
+    for i, core in enumerate(made):
+        if core.dim() != 3:
+            raise ValueError(f"{name}[{i}] has shape {tuple(core.shape)}; a core is (r, k, r')")
+    return made
 
 
 def numbered(name: str, shapes: Iterable[Shape]) -> dict[str, Shape]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..call.checks import check_kind, shown
 from .inject import TTAdapters, attach, device_of, existing_adapters, find_tt_adapters, output_width
 from .tt_adapter import TTAdapter
 
@@ -18,6 +19,12 @@ __all__ = ["load_tt_adapters", "save_tt_adapters"]
 FORMAT = "zokern-tt-adapters/1"
 _TENSORS, _CONFIG = "tt_adapters.safetensors", "tt_adapters.json"
 _OPTIONS = ("bottleneck", "rank", "activation", "scale", "bias")
+
+
+def as_folder(folder: object) -> Path:
+    if not isinstance(folder, (str, Path)) or not str(folder) or "\0" in str(folder):
+        raise TypeError(f"folder must be a path, got {shown(folder)}")
+    return Path(folder)
 
 
 def save_tt_adapters(model: nn.Module, folder: str | Path) -> list[Path]:
@@ -35,7 +42,7 @@ def save_tt_adapters(model: nn.Module, folder: str | Path) -> list[Path]:
     from safetensors.torch import save_file
 
     bank = find_tt_adapters(model)
-    folder = Path(folder)
+    folder = as_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: part.cpu().clone() for name, part in bank.named_parts()}
     save_file(tensors, folder / _TENSORS)
@@ -62,7 +69,8 @@ def load_tt_adapters(model: nn.Module, folder: str | Path) -> TTAdapters:
     """
     from safetensors.torch import load_file
 
-    folder = Path(folder)
+    check_kind("model", model, nn.Module, "a module")
+    folder = as_folder(folder)
     for name in (_TENSORS, _CONFIG):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"folder {folder} holds no {name}")
@@ -72,11 +80,11 @@ def load_tt_adapters(model: nn.Module, folder: str | Path) -> TTAdapters:
     tensors = load_file(folder / _TENSORS)
     there = existing_adapters(model)
     if there is not None:
-        for key in (*_OPTIONS, "bottleneck_modes", "targets"):
-            if there.config[key] != config[key]:
+        for key in (*_OPTIONS, "clip_ranks", "bottleneck_modes", "targets"):
+            if there.config.get(key) != config.get(key):
                 raise ValueError(
-                    f"model has adapters with {key} = {there.config[key]!r}, the file has "
-                    f"{config[key]!r}; remove_tt_adapters(model) first"
+                    f"model has adapters with {key} = {there.config.get(key)!r}, the file has "
+                    f"{config.get(key)!r}; remove_tt_adapters(model) first"
                 )
     bank = there or TTAdapters(_make(model, config), config)
     _check(dict(bank.named_parts()), tensors, folder)
@@ -106,6 +114,7 @@ def _make(model: nn.Module, config: dict[str, Any]) -> dict[str, TTAdapter]:
         adapters[name] = TTAdapter(
             hidden,
             **{option: config[option] for option in _OPTIONS},
+            clip_ranks=config.get("clip_ranks", True),
             modes=(modes, config["bottleneck_modes"]),
             generator=torch.Generator(),
             device=device_of(model),

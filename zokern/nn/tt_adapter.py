@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import ops
-from ..call.checks import check_choice, check_finite
+from ..call.checks import as_sequence, check_choice, check_finite, check_flag, check_fp32, shown
 from ..call.codes import ACTIVATIONS
+from ..call.tt_layers import adapter_layers, check_cores
 from .factorize import Modes, core_shapes, resolve_modes
-from .init import fill_cores_, start_std
-from .packed import PackedModule, numbered
+from .init import check_place, fill_cores_, start_std
+from .packed import PackedModule, as_float32, numbered, whole_cores
 
 __all__ = ["ACTIVATIONS", "TTAdapter"]
 
@@ -22,6 +25,13 @@ _BIASES: dict[bool | str, tuple[bool, bool]] = {
     "down": (True, False),
     "up": (False, True),
 }
+
+
+def check_bias(bias: object) -> bool | str:
+    """Which projections have a bias."""
+    if not isinstance(bias, (str, bool, np.bool_)) or (isinstance(bias, str) and bias not in _BIASES):
+        raise ValueError(f"bias must be True, False, 'down' or 'up', got {shown(bias)}")
+    return bias if isinstance(bias, str) else bool(bias)
 
 
 class TTAdapter(PackedModule):
@@ -34,8 +44,9 @@ class TTAdapter(PackedModule):
     Args:
         hidden: features of x; any size, primes too.
         bottleneck: features in between.
-        rank: inner TT-rank, or one for each inner boundary of `down` (mirrored for `up`); what the
-            sizes cannot make use of is clipped.
+        rank: inner TT-rank, or one for each inner boundary of `down` (mirrored for `up`).
+        clip_ranks: whether ranks are lowered to what the sizes can make use of; False keeps them as given,
+            as published cores have them.
         activation: "relu", "gelu", "silu", "tanh" or "identity".
         scale: of what is added to x.
         bias: True, False, "down" or "up": which projections have one. The up bias is as wide as the
@@ -77,16 +88,22 @@ class TTAdapter(PackedModule):
         init: str = "identity",
         std: tuple[float | None, float | None] = (None, None),
         modes: Modes | None = None,
+        clip_ranks: bool = True,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         check_choice("activation", activation, ACTIVATIONS)
-        if bias not in _BIASES:
-            raise ValueError(f"bias must be True, False, 'down' or 'up', got {bias!r}")
-        if init not in ("identity", "gaussian"):
-            raise ValueError(f"init must be 'identity' or 'gaussian', got {init!r}")
+        check_fp32("scale", scale)
+        bias = check_bias(bias)
+        check_choice("init", init, ("identity", "gaussian"))
+        check_place(generator, device)
         outer, inner = resolve_modes(modes, hidden=hidden, bottleneck=bottleneck)
-        down = core_shapes(outer, inner, rank)
+        hidden, bottleneck = math.prod(outer), math.prod(inner)
+        stds = as_sequence("std", std, "two numbers")
+        if len(stds) != 2:
+            raise ValueError(f"std must be two numbers, for down and up, got {shown(std)}")
+        down_std, up_std = start_std("std[0]", stds[0], hidden), start_std("std[1]", stds[1], bottleneck)
+        down = core_shapes(outer, inner, rank, check_flag("clip_ranks", clip_ranks))
         has_down, has_up = _BIASES[bias]
         # in the order in which `tt_adapter` takes the noise's offsets
         shapes = numbered("down", down)
@@ -102,15 +119,63 @@ class TTAdapter(PackedModule):
         self.count = len(down)  # cores of each projection
         self.ranks = [core[-1] for core in down[:-1]]  # of `down`
         if not self.flat.is_meta:
-            self._fill(init, std, generator)
+            self._fill(init, down_std, up_std, generator)
+
+    @classmethod
+    def from_cores(
+        cls, down: Sequence[Tensor], up: Sequence[Tensor], *, split: int | None = None,
+        down_bias: Tensor | None = None, up_bias: Tensor | None = None, activation: str = "relu", scale: float = 1.0,
+    ) -> TTAdapter:  # fmt: skip
+        """The adapter of given cores, of any ranks, also larger than the sizes can make use of.
+
+        Args:
+            down: cores of hidden -> bottleneck, as `TTLinear.from_cores` takes them.
+            up: cores of bottleneck -> hidden, of the mirrored shapes.
+            split: number of cores of `down` on the side of hidden; default half of them.
+            down_bias, up_bias: (bottleneck,) and (hidden,), or None.
+            activation, scale: see the class.
+
+        Raises:
+            TypeError, ValueError: what an argument is not, by name and value.
+        """
+        whole, mirror = whole_cores("down", down), whole_cores("up", up)
+        shapes = [tuple(core.shape[::-1]) for core in reversed(whole)]
+        if [tuple(core.shape) for core in mirror] != shapes:
+            found = [tuple(core.shape) for core in mirror]
+            raise ValueError(f"up must have the mirrored shapes of down, {shapes}, got {found}")
+        first = check_cores("down", whole, "split", split)
+        plan = first.plan
+        biases = {"down_bias": down_bias, "up_bias": up_bias}
+        given = {name: as_float32(name, bias) for name, bias in biases.items() if bias is not None}
+        adapter_layers(
+            whole, mirror, plan.split, len(whole) - plan.split, given.get("down_bias"), given.get("up_bias")
+        )
+        which: dict[tuple[bool, bool], bool | str] = {
+            (True, True): True,
+            (False, False): False,
+            (True, False): "down",
+            (False, True): "up",
+        }
+        made = cls(
+            plan.in_features, plan.out_features, list(plan.ranks[1:-1]), activation=activation, scale=scale,
+            bias=which["down_bias" in given, "up_bias" in given], clip_ranks=False, device=whole[0].device,
+            modes=(list(plan.modes[: plan.split]), list(plan.modes[plan.split :])),
+        )  # fmt: skip
+        with torch.no_grad():
+            now_down, now_down_bias, now_up, now_up_bias = made._projections()
+            for part, value in zip([*now_down, *now_up], [*whole, *mirror]):
+                part.copy_(value)
+            if now_down_bias is not None:
+                now_down_bias.copy_(given["down_bias"])
+            if now_up_bias is not None:
+                now_up_bias.copy_(given["up_bias"])
+        return made
 
     @torch.no_grad()
-    def _fill(
-        self, init: str, std: tuple[float | None, float | None], generator: torch.Generator | None
-    ) -> None:
+    def _fill(self, init: str, down_std: float, up_std: float, generator: torch.Generator | None) -> None:
         down, up = self.down, self.up
-        fill_cores_(down, start_std("std of down", std[0], self.hidden), generator)
-        fill_cores_(up, start_std("std of up", std[1], self.bottleneck), generator)
+        fill_cores_(down, down_std, generator)
+        fill_cores_(up, up_std, generator)
         if init == "identity":
             max(up, key=Tensor.numel).zero_()
 

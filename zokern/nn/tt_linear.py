@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..call.checks import check_flag
+from ..call.tt_layers import linear_layers
 from .factorize import Modes, core_shapes, resolve_modes
-from .init import fill_cores_, start_std
-from .packed import PackedModule, numbered
+from .init import check_place, fill_cores_, start_std
+from .packed import PackedModule, as_float32, numbered, whole_cores
 from .tt_svd import tt_svd
 
 __all__ = ["TTLinear"]
@@ -27,8 +30,9 @@ class TTLinear(PackedModule):
 
     Args:
         in_features, out_features: any sizes; primes too.
-        rank: inner TT-rank, or one for each of the inner boundaries; more than the sizes can make use
-            of is clipped.
+        rank: inner TT-rank, or one for each of the inner boundaries.
+        clip_ranks: whether ranks are lowered to what the sizes can make use of; False keeps them as given,
+            as published cores have them.
         modes: (factors of in, factors of out), as ([8, 8, 12], [4, 4, 4]); any number on either side.
             Default: three near-balanced factors a side, ascending for in and descending for out.
         bias: whether there is a bias, which starts at 0.
@@ -62,13 +66,18 @@ class TTLinear(PackedModule):
         rank: int | Sequence[int] = 5,
         *,
         modes: Modes | None = None,
+        clip_ranks: bool = True,
         bias: bool = True,
         std: float | None = None,
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        bias = check_flag("bias", bias)
+        check_place(generator, device)
         in_modes, out_modes = resolve_modes(modes, in_features=in_features, out_features=out_features)
-        cores = core_shapes(in_modes, out_modes, rank)
+        in_features, out_features = math.prod(in_modes), math.prod(out_modes)
+        cores = core_shapes(in_modes, out_modes, rank, check_flag("clip_ranks", clip_ranks))
+        start = start_std("std", std, in_features)
         shapes = numbered("core", cores)
         if bias:
             shapes["bias"] = (out_features,)
@@ -78,9 +87,39 @@ class TTLinear(PackedModule):
         self.split = len(in_modes)
         self.ranks = [core[-1] for core in cores[:-1]]
         self.has_bias = bias
-        std = start_std("std", std, in_features)
         if not self.flat.is_meta:
-            fill_cores_(self.cores, std, generator)
+            fill_cores_(self.cores, start, generator)
+
+    @classmethod
+    def from_cores(cls, cores: Sequence[Tensor], split: int, bias: Tensor | None = None) -> TTLinear:
+        """The layer of given cores, of any sizes and ranks, also larger than the sizes can make use of.
+
+        Args:
+            cores: (r_{i-1}, k_i, r_i) each, of a floating dtype; the first may be (k_1, r_1), the last
+                (r_{n-1}, k_n). They are copied as float32.
+            split: number of cores on the input side.
+            bias: (out_features,), or None.
+
+        Raises:
+            TypeError, ValueError: what `cores`, `split` or `bias` is not, by name and value.
+
+        Example:
+            >>> shapes = [(8, 5), (5, 8, 5), (5, 12, 5), (5, 4, 5), (5, 4, 5), (5, 4)]  # table 9 of AdaZeta
+            >>> TTLinear.from_cores([torch.randn(s) for s in shapes], split=3).ranks
+            [5, 5, 5, 5, 5]
+        """
+        whole = whole_cores("cores", cores)
+        (layer,) = linear_layers(whole, split, None if bias is None else as_float32("bias", bias))
+        plan = layer.plan
+        modes = (list(plan.modes[: plan.split]), list(plan.modes[plan.split :]))
+        made = cls(
+            plan.in_features, plan.out_features, list(plan.ranks[1:-1]), modes=modes, clip_ranks=False,
+            bias=bias is not None, device=whole[0].device,
+        )  # fmt: skip
+        with torch.no_grad():
+            for part, value in zip(made.parts(), layer.tensors):
+                part.copy_(value)
+        return made
 
     @classmethod
     def from_linear(

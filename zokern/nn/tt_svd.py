@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..call.checks import as_number
 from .factorize import clip_ranks, each_rank
 
 __all__ = ["tt_svd"]
@@ -50,7 +51,7 @@ def tt_svd(
         )
     if rank is None and tolerance is None:
         raise ValueError("rank or tolerance must be given, got rank=None and tolerance=None")
-    if tolerance is not None and not 0.0 <= tolerance < 1.0:
+    if tolerance is not None and not 0.0 <= as_number("tolerance", tolerance) < 1.0:
         raise ValueError(f"tolerance must be in [0, 1), got {tolerance!r}")
     count = len(sizes)
     most = clip_ranks(sizes, [2**62] * (count - 1) if rank is None else each_rank(rank, count))

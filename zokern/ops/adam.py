@@ -86,7 +86,7 @@ def adam_(
         >>> w, m, v = torch.zeros(3, 1000).unbind()
         >>> zokern.adam_([w], [m], [v], seeds=7, grads=0.3, lr=1e-3, step=1)
     """
-    seed_list = check_seeds("seeds", as_list(seeds, int))
+    seed_list = check_seeds("seeds", as_list(seeds, int, "seeds"))
     if not seed_list:
         raise ValueError("seeds must hold at least one seed, got seeds=[]")
     count = len(seed_list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..call.checks import check_choice, check_fp32, check_seed
+from ..call.checks import as_number, check_choice, check_fp32, check_seed
 from ..call.codes import ROUNDINGS
 from ..call.lists import Tensors, check_lists
 from ..call.rules import AdaMURule
@@ -124,7 +124,7 @@ def adamu_update_(
     rule = AdaMURule.of_update(alpha, beta1, beta2, sigma, momentum_scale)
     check_fp32("grad", grad), check_fp32("lr", lr)
     numbers = (
-        check_fp32("lr * grad", -lr * grad),
+        check_fp32("lr * grad", -as_number("lr", lr) * as_number("grad", grad)),
         check_fp32("displacement", displacement),
         check_fp32("decay", decay),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..call.checks import as_list, check_choice, check_finite, check_no_overlap, check_seed
+from ..call.checks import as_list, check_choice, check_finite, check_fp32, check_no_overlap, check_seed
 from ..call.codes import ROUNDINGS
 from ..call.lists import Lists, Tensors, check_alike, check_lists
 from ._library import ListOp
@@ -63,9 +63,11 @@ def add_dense_(
         raise ValueError("rounding='stochastic' needs a seed to key its bits, got seed=None")
     key = 0 if seed is None else check_seed("seed", seed)
     lists = check_lists(params, out, streams, offsets, alike=("shape", "device"))
-    dense_list = as_list(dense, Tensor)
+    dense_list = as_list(dense, Tensor, "dense")
     check_alike("dense", dense_list, lists.params, ("shape", "device"), (torch.float32, torch.float64))
     _check_dtypes(lists, dense_list)
+    if any(tensor.dtype == torch.float32 for tensor in dense_list):
+        check_fp32("scale", factor)
     check_no_overlap(**{"params" if out is None else "out": lists.out}, dense=dense_list)
     _ADD_DENSE(lists, dense_list, factor, key, lists.streams, lists.offsets, rounding)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..call.checks import as_list, check_fp32, check_move
+from ..call.checks import as_list, as_number, as_sequence, check_fp32, check_move, plain_number
 from ..call.lists import Tensors, check_alike, check_lists
 from ._library import ListOp
 
@@ -67,7 +67,7 @@ def perturb_masked_(
     mask_list: list[Tensor] = []
     limits: list[float] = []
     if masks is not None:
-        mask_list = as_list(masks, Tensor)
+        mask_list = as_list(masks, Tensor, "masks")
         check_alike("masks", mask_list, lists.params, ("shape", "device"), (torch.bool,))
     else:
         limits = _limits(thresholds, len(lists.params))
@@ -79,10 +79,12 @@ def perturb_masked_(
 
 
 def _limits(thresholds: float | Sequence[float] | None, count: int) -> list[float]:
-    values = [thresholds] * count if isinstance(thresholds, (int, float)) else list(thresholds or [])
+    one = plain_number(thresholds)
+    values = [one] * count if isinstance(one, (int, float)) else as_sequence("thresholds", thresholds)
     if len(values) != count:
         raise ValueError(f"thresholds has {len(values)} entries for {count} tensors in params")
-    for i, value in enumerate(values):
-        if not float(value) >= 0.0:
-            raise ValueError(f"thresholds[{i}] must be 0 or above, got {value}")
-    return [v if v == math.inf else check_fp32(f"thresholds[{i}]", v) for i, v in enumerate(values)]
+    limits = [as_number(f"thresholds[{i}]", value) for i, value in enumerate(values)]
+    for i, limit in enumerate(limits):
+        if not limit >= 0.0:
+            raise ValueError(f"thresholds[{i}] must be 0 or above, got {limit}")
+    return [v if v == math.inf else check_fp32(f"thresholds[{i}]", v) for i, v in enumerate(limits)]

@@ -24,7 +24,7 @@ class perturbed:
     `perturb_` with the negated scale comes back to rounding only (fp32 drifts, bf16 more); this keeps a copy.
 
     Args:
-        params, seeds, scales, options: as `perturb_` takes them, but for `out`.
+        params, seeds, scales, decay, streams, offsets, distribution, rounding: as in `perturb_`.
 
     Raises:
         TypeError, ValueError, RuntimeError: as `perturb_`; after an error all tensors are as they were.
@@ -40,12 +40,16 @@ class perturbed:
     """
 
     def __init__(
-        self, params: Tensors, seeds: int | Sequence[int], scales: float | Sequence[float], **options: Any
-    ) -> None:
-        if "out" in options:
-            raise TypeError("out is not taken by perturbed, which writes to params and keeps a copy of them")
-        self.params = check_lists(params, None, None, None).params
-        self.options = options
+        self, params: Tensors, seeds: int | Sequence[int], scales: float | Sequence[float], *,
+        decay: float = 1.0, streams: Sequence[int] | None = None, offsets: Sequence[int] | None = None,
+        distribution: str = "gaussian", rounding: str = "nearest",
+    ) -> None:  # fmt: skip
+        lists = check_lists(params, None, streams, offsets)
+        self.params = lists.params
+        self.options: dict[str, Any] = {
+            "decay": decay, "streams": lists.streams, "offsets": lists.offsets,
+            "distribution": distribution, "rounding": rounding,
+        }  # fmt: skip
         with torch.inference_mode(False), torch.no_grad():
             self.kept = [torch.empty_like(p, requires_grad=False) for p in self.params]
         self._copy(self.params, self.kept)
@@ -53,8 +57,7 @@ class perturbed:
 
     def move(self, seeds: int | Sequence[int], scales: float | Sequence[float]) -> None:
         """Goes to another place around the kept tensors, in one pass."""
-        with torch.no_grad():
-            perturb_(self.kept, seeds, scales, out=self.params, **self.options)
+        perturb_(self.kept, seeds, scales, out=self.params, **self.options)
 
     def restore(self) -> None:
         """Brings back the bits that the tensors had; as often as wanted."""

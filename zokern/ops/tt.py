@@ -9,16 +9,20 @@ from torch import Tensor
 
 from .. import backends
 from ..call import tt_prepared as prepared
-from ..call.checks import check_choice, check_fp32, check_no_grad
+from ..call.checks import check_choice, check_fp32, check_integer, check_no_grad, check_tensor
 from ..call.codes import ACTIVATIONS
+from ..call.dispatch import forward_mode, has_tangent, transformed
 from ..call.lists import tell_autograd
+from ..call.memory import is_wrapped, resolved
 from ..call.tt_layers import TTLayer, adapter_layers, check_cores, check_x, count_queries, linear_layers
 from ..call.tt_noise import TTNoise
 from ..call.tt_plan import TTPlan, check_groups, make_plan
 from ..call.tt_rows import check_out
-from .tt_registered import GROUPS_CODE, flat
+from .tt_registered import GROUPS_CODE, composed, flat, reference
 
 _LISTS = (list, tuple)
+_GROUPS = (str, int)
+_SPLITS = (int, type(None))
 
 
 def tt_halves(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
@@ -48,8 +52,10 @@ def tt_halves(cores: Sequence[Tensor], split: int) -> tuple[Tensor, Tensor]:
         >>> a.shape, b.shape
         (torch.Size([4, 3]), torch.Size([3, 5]))
     """
-    check_cores("cores", cores, "split", split)
-    left, right = torch.ops.zokern.tt_halves(list(cores), split)
+    layer = check_cores("cores", cores, "split", split)
+    if _is_composed(layer.cores):
+        return reference("tt_halves_composed", cores[0])(layer)
+    left, right = torch.ops.zokern.tt_halves(list(layer.cores), layer.plan.split)
     return left, right
 
 
@@ -95,14 +101,15 @@ def tt_linear(
     """
     key: tuple | None = None
     tensors: tuple[Tensor, ...] = ()
-    if not torch.compiler.is_compiling() and type(cores) in _LISTS:
+    fixed = type(cores) in _LISTS and type(split) is int and type(groups) in _GROUPS
+    if fixed and not torch.compiler.is_compiling():
         tensors = (*cores,) if bias is None else (*cores, bias)
         key = (*map(id, tensors), bias is None, split, groups)
         ready = prepared.CACHE.get(key)
         if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
             return y
     layers = linear_layers(cores, split, bias)
-    arguments = (list(cores), bias, split)
+    arguments = (list(layers[0].cores), bias, layers[0].plan.split)
     return _run("tt_linear", x, layers, arguments, key, tensors, "identity", 1.0, groups, out, noise)
 
 
@@ -148,19 +155,24 @@ def tt_adapter(
     """
     key: tuple | None = None
     tensors: tuple[Tensor, ...] = ()
-    if not torch.compiler.is_compiling() and type(down) in _LISTS and type(up) in _LISTS:
+    factor = scale if type(scale) is float else check_fp32("scale", scale)
+    fixed = (
+        type(down) in _LISTS and type(up) in _LISTS and type(activation) is str and type(groups) in _GROUPS
+        and type(down_split) in _SPLITS and type(up_split) in _SPLITS
+    )  # fmt: skip
+    if fixed and not torch.compiler.is_compiling():
         biases = [b for b in (down_bias, up_bias) if b is not None]
         tensors = (*down, *up, *biases)
         key = (*map(id, tensors), len(down), down_bias is None, up_bias is None, down_split, up_split,
-               activation, scale, groups)  # fmt: skip
+               activation, factor, groups)  # fmt: skip
         ready = prepared.CACHE.get(key)
         if ready is not None and (y := ready(x, tensors, out, noise)) is not None:
             return y
     layers = adapter_layers(down, up, down_split, up_split, down_bias, up_bias)
     check_choice("activation", activation, ACTIVATIONS)
-    factor = check_fp32("scale", scale)
+    factor = check_fp32("scale", factor)
     splits = [layer.plan.split for layer in layers]
-    arguments = (list(down), list(up), down_bias, up_bias, *splits, activation, factor)
+    arguments = (*(list(layer.cores) for layer in layers), down_bias, up_bias, *splits, activation, factor)
     return _run("tt_adapter", x, layers, arguments, key, tensors, activation, factor, groups, out, noise)
 
 
@@ -185,7 +197,17 @@ def tt_cost(cores: Sequence[Tensor], split: int, rows: int = 1, *, groups: int |
         >>> plan.groups, plan.flops(128)
     """
     plan = check_cores("cores", cores, "split", split).plan
-    return make_plan(plan.modes, plan.ranks, plan.split, rows, groups)
+    return make_plan(plan.modes, plan.ranks, plan.split, check_integer("rows", rows, 0), groups)
+
+
+def _is_composed(tensors: Sequence[Tensor]) -> bool:
+    """Whether a call of these tensors asks what the registered op has no formula for: derivatives in forward
+    mode, or a transform of `torch.func`."""
+    if torch.compiler.is_compiling():
+        return forward_mode()
+    if forward_mode() and any(map(has_tangent, tensors)):
+        return True
+    return transformed() and any(map(is_wrapped, tensors))
 
 
 def _run(
@@ -194,7 +216,23 @@ def _run(
     noise: TTNoise | None,
 ) -> Tensor:  # fmt: skip
     """Checks and runs a call that was not prepared. Later ones are, where a CPU kernel can keep the layers."""
-    _check_call(x, layers, groups, out, noise)
+    if (
+        isinstance(x, Tensor)
+        and x.layout == torch.strided
+        and out is not x
+        and not torch.compiler.is_compiling()
+    ):
+        x = resolved(x)
+    check_tensor("x", x)
+    is_composed = _is_composed((x, *(tensor for layer in layers for tensor in layer.tensors)))
+    if is_composed and (out is not None or noise is not None):
+        raise RuntimeError(
+            f"{'noise' if out is None else 'out'} is for forward passes only, but an input carries a tangent "
+            f"(forward-mode derivatives) or is inside a transform of torch.func"
+        )
+    groups = _check_call(x, layers, groups, out, noise)
+    if is_composed:
+        return composed(op, x, layers, *((activation, scale) if op == "tt_adapter" else ()))
     if key is not None and prepared.may_be_prepared(tensors):
         _, kernel = backends.select(op, "cpu")
         ready = prepared.prepare(kernel, layers, tensors, activation, scale, groups, backends.choice)
@@ -216,19 +254,20 @@ def _run(
 def _check_call(
     x: Tensor, layers: Sequence[TTLayer], groups: int | str, out: Tensor | None,
     noise: TTNoise | None,
-) -> None:  # fmt: skip
-    """Everything about a call beyond its layers."""
+) -> int | str:  # fmt: skip
+    """Everything about a call beyond its layers; `groups`."""
     check_x(x, layers[0].plan, layers[0].cores[0])
     for layer in layers:
-        check_groups(groups, len(layer.cores), layer.plan.split)
+        groups = check_groups(groups, len(layer.cores), layer.plan.split)
     count_queries(x, layers[0].queries, sum(len(layer.tensors) for layer in layers), noise)
     if out is not None:
         check_out(out, x, layers[-1].plan.out_features)
         check_no_grad("out", [out])
     if (out is None and noise is None) or not torch.is_grad_enabled():
-        return
+        return groups
     if x.requires_grad or any(t.requires_grad for layer in layers for t in layer.tensors):
         raise RuntimeError(
             f"{'noise' if out is None else 'out'} is for forward passes only, but an input requires grad and "
             f"grad mode is on; call under torch.no_grad()"
         )
+    return groups

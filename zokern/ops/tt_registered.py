@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .. import backends
-from ..call.dispatch import to_signed, to_unsigned
+from ..call.dispatch import forward_mode, has_tangent, to_signed, to_unsigned
 from ..call.tt_layers import TTLayer, adapter_layers, check_cores, count_queries, linear_layers
 from ..call.tt_noise import TTNoise
 from ..call.tt_rows import through_rows
@@ -46,10 +46,10 @@ def _kernel(op: str, layer: TTLayer) -> Callable[..., Any]:
         raise backends.BackendUnavailable(
             f"backend {asked!r} was asked for but takes float32 cores only, got float64"
         )
-    return _reference(op, first)
+    return reference(op, first)
 
 
-def _reference(op: str, tensor: Tensor) -> Callable[..., Any]:
+def reference(op: str, tensor: Tensor) -> Callable[..., Any]:
     """The reference's function."""
     return backends.select(op, tensor.device.type, "reference")[1]
 
@@ -64,6 +64,19 @@ def _matrix(x: Tensor, layer: TTLayer) -> Tensor:
     return rows if layer.queries is None else rows.unflatten(0, (layer.queries, -1))
 
 
+def _refuse_tangents(op: str, *tensors: Tensor) -> None:
+    """An op called by its own name has no forward-mode formula: not a silent 0."""
+    if not torch.compiler.is_compiling() and forward_mode() and any(map(has_tangent, tensors)):
+        raise RuntimeError(
+            f"torch.ops.zokern.{op} has no forward-mode derivative; zokern.{op} has one, without out and noise"
+        )
+
+
+def composed(op: str, x: Tensor, layers: tuple[TTLayer, ...], *others: Any) -> Tensor:
+    """y by operations that PyTorch differentiates itself, where the op has no formula: in forward mode, in torch.func."""
+    return reference(f"{op}_composed", x)(x, _matrix(x, layers[0]), *layers, *others)
+
+
 def _define_rows(
     op: str, schema: str, make: Callable[..., tuple], fake: Callable[..., Tensor], in_place: bool
 ) -> None:
@@ -74,6 +87,7 @@ def _define_rows(
     def run_out(x: Tensor, *arguments: Any) -> None:
         """Plans the layers, then lets the backend fill out from x as matrices of rows."""
         *own, groups, seeds, scales, offsets, stream, distribution, out = arguments
+        _refuse_tangents(op, x, *(leaf for leaf in tree_flatten(own)[0] if isinstance(leaf, Tensor)))
         layers, others = make(*own)
         noise = None
         if seeds:
@@ -104,7 +118,7 @@ def _define_rows(
         leaves = [kept if saved is None else saved for saved, kept in zip(ctx.saved_tensors, ctx.leaves)]
         x, *own = tree_unflatten(leaves, ctx.structure)
         layers, others = make(*own)
-        formula, first = _reference(f"{op}_backward", x), layers[0]
+        formula, first = reference(f"{op}_backward", x), layers[0]
         grad_x, *grads = formula(_matrix(x, first), *layers, *others, _matrix(grad, first))
         no_tensors = [None] * (len(own) - len(grads))
         return grad_x.reshape(x.shape).to(x.dtype), *grads, *no_tensors, *_NO_GRADS
@@ -138,6 +152,7 @@ _define_rows(
 
 def _halves(cores: list[Tensor], split: int) -> tuple[Tensor, Tensor]:
     layer = check_cores("cores", cores, "split", split)
+    _refuse_tangents("tt_halves", *cores)
     left, right = _halves_fake(cores, split)
     _kernel("tt_halves", layer)(layer, left, right)
     return left, right
@@ -157,7 +172,7 @@ def _halves_setup(ctx: Any, inputs: tuple, output: Any) -> None:
 
 def _halves_backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple:
     layer = check_cores("cores", ctx.saved_tensors, "split", ctx.split)
-    return _reference("tt_halves_backward", grad_a)(layer, grad_a, grad_b), None
+    return reference("tt_halves_backward", grad_a)(layer, grad_a, grad_b), None
 
 
 define("tt_halves(Tensor[] cores, int split) -> (Tensor, Tensor)", _halves, _halves_fake)

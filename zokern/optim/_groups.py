@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..call.checks import check_number, check_tensor, extent
+from ..call.checks import as_sequence, check_number, check_tensor, extent
+from ..call.memory import check_in_memory
 from .engine import Trainables
 
 # option: (least value, whether the least value itself is out, largest value)
@@ -30,9 +31,7 @@ def _entries(params: Any) -> list[Any]:
         return list(params.named_parameters())
     if isinstance(params, Tensor):
         return [params]
-    if isinstance(params, (set, frozenset)):
-        raise TypeError("params must be ordered, got a set")
-    return list(params)
+    return as_sequence("params", params, "a module or an ordered iterable of tensors")
 
 
 def as_groups(params: nn.Module | Iterable[Any]) -> list[dict[str, Any]]:
@@ -55,7 +54,7 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
     options = {**defaults, **group}
     for option, (low, above, high) in RANGES.items():
         if option in options:
-            check_number(option, options[option], low, above=above, high=high)
+            group[option] = check_number(option, options[option], low, above=above, high=high)
     kept: list[Any] = []
     seen: dict[int, str] = {}
     for i, entry in enumerate(_entries(group["params"])):
@@ -63,6 +62,7 @@ def check_group(defaults: Mapping[str, Any], group: dict[str, Any]) -> None:
         if isinstance(p, Tensor) and not p.requires_grad:
             continue
         check_tensor(name, p)
+        check_in_memory(name, p)
         if id(p) in seen:
             raise ValueError(f"{name} is the same tensor as {seen[id(p)]}")
         seen[id(p)] = name

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call.checks import check_choice, check_number
+from ..call.checks import check_choice, check_integer
 from .base import Combination, ZerothOrderOptimizer
 from .engine import Trainables
 from .moves import Pass, uninterrupted
@@ -63,7 +63,7 @@ class SVRG(ZerothOrderOptimizer):
     ) -> None:
         renamed(options, type(self).__name__, "snapshot", "anchor")
         anchor = options.pop("anchor", "replay")
-        check_number("interval", interval, 1, integer=True)
+        interval = check_integer("interval", interval, 1)
         check_choice("anchor", anchor, ("replay", "copy"))
         self.interval = interval
         self.anchor = anchor

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..call.checks import check_number
+from ..call.checks import check_flag
+from ..call.rules import check_betas
 from ..ops import adam_
 from .base import ZerothOrderOptimizer
 from .dense import add_, moving_part
@@ -68,17 +69,13 @@ class ZOAdam(ZerothOrderOptimizer):
         betas: tuple[float, float] = (0.9, 0.999), adam_eps: float = 1e-8, weight_decay: float = 0.0,
         one_sided: bool = False, **common: Unpack[Common],
     ) -> None:  # fmt: skip
-        self.one_sided = one_sided
+        self.one_sided = check_flag("one_sided", one_sided)
         defaults = {"lr": lr, "betas": betas, "adam_eps": adam_eps, "weight_decay": weight_decay}
         super().__init__(params, defaults, eps=eps, **common)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; its moments and its count of steps start anew."""
-        betas = tuple({**self.defaults, **param_group}["betas"])
-        if len(betas) != 2:
-            raise ValueError(f"betas must be two numbers, got {betas!r}")
-        for k, beta in enumerate(betas):
-            check_number(f"betas[{k}]", beta, 0.0, high=1.0)
+        param_group["betas"] = check_betas({**self.defaults, **param_group}["betas"])
         super().add_param_group(param_group)
 
     def step(self, closure: Closure) -> float:  # type: ignore[override]
@@ -254,5 +251,5 @@ class ZOAdaMM(ZOAdam):
         self, params: Params, lr: float = 1e-5, eps: float = 1e-3, *,
         bias_correction: bool = False, **options: Any,
     ) -> None:  # fmt: skip
-        self.corrects_bias = bias_correction
+        self.corrects_bias = check_flag("bias_correction", bias_correction)
         super().__init__(params, lr, eps, **options)

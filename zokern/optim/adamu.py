@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 from typing_extensions import Unpack
 
-from ..call.checks import check_number
+from ..call.checks import check_flag, check_integer, check_number
 from ..ops import adamu_update_
 from .base import ZerothOrderOptimizer
 from .dense import moving_part
@@ -69,9 +69,11 @@ class ZOAdaMU(ZerothOrderOptimizer):
         schedule: Schedule | int, sigma: float = 1e-8, orient_momentum: bool = False,
         weight_decay: float = 0.0, **common: Unpack[Common],
     ) -> None:  # fmt: skip
-        self.schedule = schedule if callable(schedule) else AdaMUSchedule(schedule)
+        self.schedule = (
+            schedule if callable(schedule) else AdaMUSchedule(check_integer("schedule", schedule, 1))
+        )
         self.sigma = check_number("sigma", sigma, 0.0, above=True)
-        self.orient_momentum = orient_momentum
+        self.orient_momentum = check_flag("orient_momentum", orient_momentum)
         common["perturbation"] = self._around_momentum(common.get("perturbation"))
         if "distribution" in common:
             raise TypeError(f"distribution={common['distribution']!r}: ZOAdaMU draws Gaussian noise alone")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..call.checks import check_number
+from ..call.checks import check_integer
 from .mezo import MeZO
 from .options import Params, Queries, renamed
 from .restore import Needs
@@ -53,9 +53,11 @@ class AdaZeta(MeZO):
     ) -> None:  # fmt: skip
         renamed(options, "AdaZeta", "queries", "evaluation", parallel="batched")
         if steps_per_epoch is not None:
-            check_number("steps_per_epoch", steps_per_epoch, 1, integer=True)
+            steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, 1)
             if isinstance(schedule, QuerySchedule):
                 schedule = dataclasses.replace(schedule, steps_per_epoch=steps_per_epoch)
+        if isinstance(schedule, type) or not hasattr(schedule, "queries"):
+            schedule = check_integer("schedule", schedule, 1)
         super().__init__(params, lr, eps, num_queries=schedule, **options)
 
     def _needs(self) -> Needs:

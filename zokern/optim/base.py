@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..call.checks import check_choice, check_number, check_seed
+from ..call.checks import check_choice, check_flag, check_integer, check_kind, check_seed
 from ..random import derive_seed
 from ._groups import STREAMS, as_groups
 from ._random_state import CommonRandomNumbers
@@ -119,14 +119,19 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         streams: str = "auto",
         module: nn.Module | None = None,
     ) -> None:
+        groups = as_groups(params)
         check_choice("restore", restore, ("auto", *MODES))
         check_choice("rounding", rounding, ("stochastic", "nearest"))
         check_choice("distribution", distribution, ("gaussian", "rademacher"))
         check_choice("evaluation", evaluation, EVALUATIONS)
-        if not hasattr(num_queries, "queries"):
-            check_number("num_queries", num_queries, 1, integer=True)
+        if isinstance(num_queries, type) or not hasattr(num_queries, "queries"):
+            num_queries = check_integer("num_queries", num_queries, 1)
         if max_parallel is not None:
-            check_number("max_parallel", max_parallel, 1, integer=True)
+            max_parallel = check_integer("max_parallel", max_parallel, 1)
+        lazy = check_flag("lazy", lazy)
+        check_kind("defaults", defaults, Mapping, "a dict of options")
+        if module is not None:
+            check_kind("module", module, nn.Module, "a module")
         if perturbation is not None and not isinstance(perturbation, Perturbation):
             raise TypeError(f"perturbation must be a Perturbation, got {perturbation!r}")
         if not self.writes_momentum and perturbation is not None and perturbation.reads_momentum:
@@ -134,6 +139,8 @@ class ZerothOrderOptimizer(AttachedOptimizer):
                 f"perturbation must not be Momentum, which only ZOAdaMU writes, got {perturbation!r}"
             )
         if isinstance(params, nn.Module):
+            if module is not None and module is not params:
+                raise ValueError("module goes with params that are no module, and params is another one")
             module = params
         asks = {
             "lazy=True": (lazy, "for its hooks"),
@@ -153,12 +160,10 @@ class ZerothOrderOptimizer(AttachedOptimizer):
         self.distribution = distribution
         self.num_queries = num_queries
         self.evaluation, self.max_parallel = evaluation, max_parallel
-        if not isinstance(common_random_numbers, bool):
-            raise TypeError(f"common_random_numbers must be True or False, got {common_random_numbers!r}")
-        self._randomness = CommonRandomNumbers(common_random_numbers)
+        self._randomness = CommonRandomNumbers(check_flag("common_random_numbers", common_random_numbers))
         self.directions = (perturbation or FullNoise()).bind(distribution)
         self.last = StepRecord()
-        super().__init__(as_groups(params), {"eps": eps, **defaults}, module, restore)
+        super().__init__(groups, {"eps": eps, **defaults}, module, restore)
 
     # -- what a method is made of -------------------------------------------------------------
 

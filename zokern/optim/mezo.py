@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from ..call.checks import check_number
+from ..call.checks import check_flag, check_integer
 from .base import ZerothOrderOptimizer
 from .dense import add_, moving_part
 from .moves import Pass, seed_of, uninterrupted
@@ -71,8 +71,8 @@ class MeZO(ZerothOrderOptimizer):
         weight_decay: float = 0.0, **common: Unpack[Common],
     ) -> None:  # fmt: skip
         if momentum_window is not None:
-            check_number("momentum_window", momentum_window, 1, integer=True)
-        self.one_sided = one_sided
+            momentum_window = check_integer("momentum_window", momentum_window, 1)
+        self.one_sided = check_flag("one_sided", one_sided)
         self.momentum_window = momentum_window
         self._history: deque[Grads] = deque(maxlen=momentum_window)
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..call.checks import check_choice, check_number
+from ..call.checks import check_choice, check_integer, check_seed, kept
 from ..random import derive_seed
 from .engine import Trainables
 from .moves import Direction, Pass, Terms, seed_of
@@ -47,8 +47,9 @@ class BlockSchedule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_number("active", self.active, 1, integer=True)
-        check_number("period", self.period, 1, integer=True)
+        kept(self, "active", check_integer("active", self.active, 1))
+        kept(self, "period", check_integer("period", self.period, 1))
+        kept(self, "seed", check_seed("seed", self.seed))
         check_choice("order", self.order, ("cyclic", "random"))
         if not callable(self.by):
             check_choice("by", self.by, ("layer", "group", "tensor"))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..call.checks import check_number
+from ..call.checks import check_integer, check_kind, check_number, kept
 from ..ops import perturb_, perturb_masked_
 from .engine import Trainables
 from .moves import Pass
@@ -51,9 +51,9 @@ class SmallWeights(Perturbation):
     refresh: int | None = None
 
     def __post_init__(self) -> None:
-        check_number("sparsity", self.sparsity, 0.0, high=1.0)
+        kept(self, "sparsity", check_number("sparsity", self.sparsity, 0.0, high=1.0))
         if self.refresh is not None:
-            check_number("refresh", self.refresh, 1, integer=True)
+            kept(self, "refresh", check_integer("refresh", self.refresh, 1))
 
     def bind(self, distribution: str) -> Directions:
         return SmallDirections(distribution, self.sparsity, self.refresh)
@@ -72,6 +72,9 @@ class GivenMasks(Perturbation):
     """
 
     masks: Mapping[str | int, Tensor]
+
+    def __post_init__(self) -> None:
+        check_kind("masks", self.masks, Mapping, "a dict of name to mask")
 
     def bind(self, distribution: str) -> Directions:
         return MaskedDirections(distribution, dict(self.masks))

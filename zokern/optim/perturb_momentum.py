@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from ..call.checks import check_number
+from ..call.checks import check_integer, check_share, kept, shown
 from ..ops import adamu_probe_
 from .moves import Direction, Pass
 from .perturbation import Directions, Perturbation, StepStart
@@ -53,13 +53,12 @@ class AdaMUSchedule:
     beta2: float = 0.01
 
     def __post_init__(self) -> None:
-        check_number("total_steps", self.total_steps, 1, integer=True)
+        kept(self, "total_steps", check_integer("total_steps", self.total_steps, 1))
         for name in ("warmup", "settled"):
             if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), 0, integer=True)
+                kept(self, name, check_integer(name, getattr(self, name), 0))
         for name in ("alpha", "beta1", "beta2"):
-            if check_number(name, getattr(self, name), 0.0) > 1.0:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+            kept(self, name, check_share(name, getattr(self, name)))
         start, stop = self.stages
         if stop < start:
             raise ValueError(f"settled must be >= warmup = {start}, got {stop}")
@@ -97,6 +96,10 @@ class Momentum(Perturbation):
     schedule: Schedule
 
     reads_momentum = True
+
+    def __post_init__(self) -> None:
+        if not callable(self.schedule):
+            raise TypeError(f"schedule must be a function of the step, got {shown(self.schedule)}")
 
     def bind(self, distribution: str) -> Directions:
         return MomentumDirections(self.schedule)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from ..call.checks import check_number
+from ..call.checks import as_number, check_integer, check_kind, check_number, kept
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class QuerySchedule:
     steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        check_number("alpha", self.alpha, 0.0, above=True)
-        check_number("beta", self.beta, 0.0)
-        check_number("q_max", self.q_max, 1, integer=True)
+        kept(self, "alpha", check_number("alpha", self.alpha, 0.0, above=True))
+        kept(self, "beta", check_number("beta", self.beta, 0.0))
+        kept(self, "q_max", check_integer("q_max", self.q_max, 1))
         if self.steps_per_epoch is not None:
-            check_number("steps_per_epoch", self.steps_per_epoch, 1, integer=True)
+            kept(self, "steps_per_epoch", check_integer("steps_per_epoch", self.steps_per_epoch, 1))
 
     @classmethod
     def reach(
@@ -64,9 +64,8 @@ class QuerySchedule:
         beta = ln(q_last / alpha) / ln(epochs), for `q_last` >= max(1, alpha) and `epochs` > 1. The other
         arguments are as above, `q_max` by default `q_last`.
         """
-        check_number("alpha", alpha, 0.0, above=True)
-        check_number("epochs", epochs, 2, integer=True)
-        check_number("q_last", q_last, 1, integer=True)
+        alpha = check_number("alpha", alpha, 0.0, above=True)
+        epochs, q_last = check_integer("epochs", epochs, 2), check_integer("q_last", q_last, 1)
         if q_last < alpha:
             raise ValueError(f"q_last must be >= alpha = {alpha:g}, got {q_last}")
         beta = math.log(q_last / alpha) / math.log(epochs)
@@ -74,7 +73,7 @@ class QuerySchedule:
 
     def queries(self, epoch: int) -> int:
         """Queries a step in epoch `epoch` (from 0)."""
-        check_number("epoch", epoch, 0, integer=True)
+        epoch = check_integer("epoch", epoch, 0)
         # an exact integer may come out a rounding below itself: 0.85 * 8**beta = 3.9999999999999996
         grown = math.floor(round(self.alpha * epoch**self.beta, 9))
         return min(max(1, grown), self.q_max)
@@ -111,9 +110,10 @@ class PlateauAnneal:
     def __init__(
         self, optimizer: Optimizer, steps_per_epoch: int, *, factor: float = 5.0, threshold: float = 1.05
     ) -> None:
-        check_number("steps_per_epoch", steps_per_epoch, 1, integer=True)
-        check_number("factor", factor, 1.0, above=True)
-        check_number("threshold", threshold, 0.0, above=True)
+        check_kind("optimizer", optimizer, Optimizer, "an optimizer")
+        steps_per_epoch = check_integer("steps_per_epoch", steps_per_epoch, 1)
+        factor = check_number("factor", factor, 1.0, above=True)
+        threshold = check_number("threshold", threshold, 0.0, above=True)
         self.optimizer = optimizer
         self.factor = factor
         self.threshold = threshold
@@ -124,7 +124,7 @@ class PlateauAnneal:
 
     def step(self, loss: float) -> bool:
         """Notes a step's loss; returns whether the rates were divided."""
-        self._losses.append(float(loss))
+        self._losses.append(as_number("loss", loss))
         self._seen += 1
         width = self.steps_per_epoch
         if self._seen % width or len(self._losses) < 2 * width:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..call.checks import check_kind
 from .mezo import MeZO
 from .options import Params
 from .perturb_blocks import BlockDirections, Blocks, BlockSchedule
@@ -54,6 +55,7 @@ class SparseMeZO(MeZO):
     ) -> None:  # fmt: skip
         kind: Perturbation = SmallWeights(sparsity, refresh) if masks is None else GivenMasks(masks)
         if blocks is not None:
+            check_kind("blocks", blocks, BlockSchedule, "a BlockSchedule")
             kind = Blocks(blocks, kind)
         super().__init__(params, lr, eps, perturbation=kind, **options)
 

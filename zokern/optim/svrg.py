@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ..call.checks import as_sequence, check_finite, shown
 from ._svrg import SVRG, times
 from .options import Params
 from .record import Closure, as_scalar
@@ -123,8 +124,13 @@ def weighted_mean(
     Example:
         >>> full = weighted_mean(lambda batch: loss_fn(model(batch[0]), batch[1]), list(loader))
     """
-    batches = list(batches)
-    weights = [_size(batch) for batch in batches] if sizes is None else [float(s) for s in sizes]
+    if not callable(loss):
+        raise TypeError(f"loss must be a function of a batch, got {shown(loss)}")
+    batches = as_sequence("batches", batches, "a list of batches")
+    if sizes is None:
+        weights = [_size(batch) for batch in batches]
+    else:
+        weights = [check_finite(f"sizes[{i}]", size) for i, size in enumerate(as_sequence("sizes", sizes))]
     if not batches or len(weights) != len(batches):
         raise ValueError(f"sizes has {len(weights)} entries for {len(batches)} batches")
     if min(weights) <= 0:

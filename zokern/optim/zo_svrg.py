@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ..call.checks import check_number
+from ..call.checks import check_integer
 from ._svrg import SVRG, check_same, times
 from .base import Combination
 from .options import Params
@@ -48,7 +48,7 @@ class ZOSVRG(SVRG):
         self, params: Params, lr: float = 1e-6, eps: float = 1e-3, *,
         num_samples: int, **options: Any,
     ) -> None:  # fmt: skip
-        check_number("num_samples", num_samples, 1, integer=True)
+        num_samples = check_integer("num_samples", num_samples, 1)
         if "num_queries" in options:
             raise TypeError(
                 f"num_queries={options['num_queries']!r}: ZOSVRG has a direction for each sample instead"

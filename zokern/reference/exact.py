@@ -39,6 +39,16 @@ def div(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() / b.double()).float()
 
 
+def shortened(x: Tensor, truncated: bool) -> Tensor:
+    """The fp32 numbers that round to 16 bits as float64 `x` does: without the bits that fp32 has no place for.
+    Unless `truncated`, the last bit is set where that changed x: round-to-odd, as in `fma`."""
+    closest = x.float()
+    back, size = closest.double().abs(), x.abs()
+    finite = size < 2.0**128
+    bits = float_to_bits(closest) - (finite & (back > size)).to(torch.int64)
+    return bits_to_float(bits if truncated else bits | (finite & (back != size)).to(torch.int64))
+
+
 def bits_to_float(bits: Tensor) -> Tensor:
     """Reinterprets int64 values in [0, 2**32) as fp32."""
     return torch.where(bits >= 1 << 31, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)

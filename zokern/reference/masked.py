@@ -20,4 +20,5 @@ def perturb_masked_(
         else:
             wide = p.abs().to(torch.promote_types(p.dtype, torch.float32))
             chosen = wide <= thresholds[piece.tensor]
-        target.copy_(torch.where(chosen, moved(piece, p, seeds, scales, decay, distribution, rounding), p))
+        new = moved(piece, p, seeds, scales, decay, distribution, rounding, p.dtype)
+        target.copy_(torch.where(chosen, new, p))

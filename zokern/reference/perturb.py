@@ -3,7 +3,7 @@
     p <- round_to_dtype( fma(scale_k, z_k, ... fma(scale_0, z_0, decay * float(p))) )
 
 fp32 arithmetic for fp32, bf16 and fp16 parameters. For float64, `decay * p` and the sums are float64
-and each product scale * z (two fp32 numbers) is exact.
+and each product scale * z (two fp32 numbers) is exact. The result is rounded once to the dtype of what is written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .exact import bits_to_float, float_to_bits, fma
+from .exact import bits_to_float, float_to_bits, fma, shortened
 from .normal import DISTRIBUTIONS, rounding_bits
 
 CHUNK = 1 << 18
@@ -72,7 +72,10 @@ class Piece:
 
     def rounded(self, value: Tensor, dtype: torch.dtype, seed: int, rounding: str) -> Tensor:
         """The flat `value` in `dtype`."""
-        if rounding == "stochastic" and dtype in STOCHASTIC:
+        stochastic = rounding == "stochastic" and dtype in STOCHASTIC
+        if dtype in STOCHASTIC and value.dtype == torch.float64:
+            value = shortened(value, stochastic)
+        if stochastic:
             bits = rounding_bits(self.first, self.count, seed, self.stream, self.device)
             return STOCHASTIC[dtype](value, bits)
         return value.to(dtype)
@@ -88,9 +91,14 @@ def walk(
 
 
 def decayed(p: Tensor, decay: float) -> Tensor:
-    """The flat `decay * p` in the arithmetic's type: float64 for float64, fp32 for the rest."""
-    flat = p.reshape(-1)
-    return (flat if p.dtype == torch.float64 else flat.float()) * decay
+    """The flat `decay * p` in the arithmetic's type: float64 for float64, fp32 for the rest. With decay = 0 it is
+    0 whatever p holds."""
+    wide = torch.promote_types(p.dtype, torch.float32)
+    return (
+        torch.zeros(p.numel(), dtype=wide, device=p.device)
+        if decay == 0.0
+        else p.reshape(-1).to(wide) * decay
+    )
 
 
 def plus(value: Tensor, scale: float, z: Tensor) -> Tensor:
@@ -100,13 +108,13 @@ def plus(value: Tensor, scale: float, z: Tensor) -> Tensor:
 
 def moved(
     piece: Piece, p: Tensor, seeds: list[int], scales: list[float], decay: float, distribution: str,
-    rounding: str,
+    rounding: str, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """The new values of `p`, in its shape and dtype."""
+    """The new values of `p`, in its shape and `dtype`."""
     value = decayed(p, decay)
     for seed, scale in zip(seeds, scales):
         value = plus(value, scale, piece.z(seed, distribution))
-    return piece.rounded(value, p.dtype, seeds[0] if seeds else 0, rounding).view(p.shape)
+    return piece.rounded(value, dtype, seeds[0] if seeds else 0, rounding).view(p.shape)
 
 
 def perturb_(
@@ -115,7 +123,7 @@ def perturb_(
 ) -> None:  # fmt: skip
     """Backend entry; arguments as checked and normalised by `zokern.ops.perturb`."""
     for piece, (p, target) in walk(streams, offsets, params, out):
-        target.copy_(moved(piece, p, seeds, scales, decay, distribution, rounding))
+        target.copy_(moved(piece, p, seeds, scales, decay, distribution, rounding, target.dtype))
 
 
 def normal_(out: Tensor, seed: int, stream: int, lane: int, offset: int, distribution: str) -> None:

@@ -53,6 +53,11 @@ def halves(layer: TTLayer) -> tuple[Tensor, Tensor]:
     return _left_products(layer.cores[:split])[-1], _right_products(layer.cores[split:])[0]
 
 
+def tt_halves_composed(layer: TTLayer) -> tuple[Tensor, Tensor]:
+    """`halves`, which PyTorch differentiates itself, in any mode and order."""
+    return halves(layer)
+
+
 def tt_halves_backward(layer: TTLayer, grad_a: Tensor, grad_b: Tensor) -> list[Tensor]:
     """Gradients of the cores from those of A and B."""
     split, cores = layer.plan.split, layer.cores
@@ -138,6 +143,25 @@ def tt_adapter(
     _, hidden = _apply(wide, down)
     _, delta = _apply(ACTIVATIONS[activation](hidden), up)
     out.copy_((wide + scale * delta).reshape(out.shape))
+
+
+def _round(y: Tensor, x: Tensor) -> Tensor:
+    """y with the leading sizes of x, in its dtype."""
+    return y.reshape(*x.shape[:-1], y.shape[-1]).to(x.dtype)
+
+
+def tt_linear_composed(x: Tensor, matrix: Tensor, layer: TTLayer) -> Tensor:
+    """y of x `[..., in]` by operations that PyTorch differentiates itself, in any mode and order; `matrix` is x
+    as `[rows, in]` or `[P, rows, in]` in the cores' dtype."""
+    return _round(_apply(matrix, layer)[1], x)
+
+
+def tt_adapter_composed(
+    x: Tensor, matrix: Tensor, down: TTLayer, up: TTLayer, activation: str, scale: float
+) -> Tensor:
+    """As `tt_linear_composed`, of an adapter."""
+    hidden = _apply(matrix, down)[1]
+    return _round(matrix + scale * _apply(ACTIVATIONS[activation](hidden), up)[1], x)
 
 
 def tt_linear_backward(x: Tensor, layer: TTLayer, grad: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
