@@ -179,6 +179,11 @@ def _prefix(model: Classifier, options: TuningOptions) -> Tuned:
     except ImportError:
         raise UserError("--tuning prefix needs peft: pip install 'zokern[train]'.") from None
     count = options.prefix_tokens
+    longest = getattr(model.lm.config, "max_position_embeddings", None)
+    if longest is not None and count >= longest:
+        raise UserError(
+            f"--prefix-tokens must be below the {longest} tokens that this model reads, got {count}."
+        )
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=count)
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(options.seed)
