@@ -166,10 +166,39 @@ def test_runs_that_an_earlier_version_finished_are_read_back(tmp_path, quiet, in
     assert cell["options"]["anchor"] == "copy"
     cell["options"]["snapshot"] = cell["options"].pop("anchor")
     cell["options"]["queries"] = cell["options"].pop("evaluation")
+    del cell["check"]
     path.write_text(json.dumps(cell))
     in_process.clear()
     assert run_comparison(options, out=tmp_path / "out", display=quiet) == first
     assert not in_process
+
+
+def test_damaged_files_of_a_comparison(tmp_path, quiet, in_process):
+    """A result or a cell that was changed is made again, changed settings are refused."""
+    options, out = digits(runs="mezo:full", seeds=2), tmp_path / "out"
+    first = run_comparison(options, out=out, display=quiet)
+    path = out / "mezo-full-seed1" / "result.json"
+    path.write_text(path.read_text().replace('"accuracy": 0.', '"accuracy": 0.9', 1))
+    in_process.clear()
+    again = run_comparison(options, out=out, display=quiet)
+    assert [(row["accuracy"], row["loss"]) for row in again] == [
+        (row["accuracy"], row["loss"]) for row in first
+    ]
+    assert in_process == ["mezo-full-seed1"]
+    path = out / "mezo-full-seed0" / "cell.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 4', 1))
+    in_process.clear()
+    again = run_comparison(options, out=out, display=quiet)
+    assert [row["loss"] for row in again] == [row["loss"] for row in first]
+    assert in_process == ["mezo-full-seed0"]
+    assert "cell.json is damaged: its checksum" in " ".join(quiet.console.file.getvalue().split())
+    path = out / "compare.json"
+    for damaged in (path.read_text().replace('"forwards": 48', '"forwards": 47'), "[]", "{", ""):
+        path.write_text(damaged)
+        before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        with pytest.raises(UserError, match=r"compare\.json cannot be read: "):
+            run_comparison(resume=out, display=quiet)
+        assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 
 def test_another_comparison_is_not_mixed_in(tmp_path, quiet, in_process):
@@ -229,7 +258,7 @@ def test_killed_comparison_is_continued_by_the_same_command(tmp_path):
     parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     log = out / "mezo-full-seed0" / "run" / "steps.jsonl"
     try:
-        while parent.poll() is None and not (log.exists() and log.stat().st_size > 500):
+        while parent.poll() is None and not (log.exists() and log.stat().st_size > 3000):
             time.sleep(0.05)
     finally:
         parent.send_signal(signal.SIGKILL)
@@ -238,7 +267,7 @@ def test_killed_comparison_is_continued_by_the_same_command(tmp_path):
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "2/2 mezo:full seed 0: accuracy" in again.stdout
-    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()[1:]]
     assert steps == list(range(1, 751))
     assert "Resuming after step" in (out / "mezo-full-seed0" / "log.txt").read_text()
 

@@ -62,7 +62,8 @@ def assert_same_run(one, two):
     assert (one / "steps.jsonl").read_bytes() == (two / "steps.jsonl").read_bytes()
     assert rows(one, "eval") == rows(two, "eval")
     shown = [
-        [{**row, "seconds": 0, "seconds_outside_forward": 0} for row in rows(f, "step")] for f in (one, two)
+        [{**row, "seconds": 0, "seconds_outside_forward": 0, "check": ""} for row in rows(f, "step")]
+        for f in (one, two)
     ]
     assert shown[0] == shown[1]
 

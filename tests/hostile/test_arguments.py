@@ -99,14 +99,9 @@ def test_every_public_signature_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.function.__qualname__)
 def test_the_table_has_every_argument(call: Call) -> None:
-    assert set(call.kinds) >= arguments_of(call.function) - {"owner"} - _given_up(call)
+    assert set(call.kinds) >= arguments_of(call.function) - set(call.without)
     with contextlib.suppress(OSError):  # files: nothing is there
         run(call, call.valid())
-
-
-def _given_up(call: Call) -> set[str]:
-    """Keywords of a class above that this one refuses, as its documentation says."""
-    return {name for name in Common.__annotations__ if name not in call.kinds and name not in call.valid()}
 
 
 @pytest.mark.parametrize(("call", "argument"), CASES)

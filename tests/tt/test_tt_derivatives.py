@@ -129,8 +129,8 @@ def test_halves() -> None:
 @pytest.mark.parametrize("prepared", [False, True])
 def test_parameters_of_a_module(prepared: bool) -> None:
     """The views that a module keeps of its parameters hold no tangent."""
-    module = zokern.nn.TTAdapter(24, 8, rank=3, init="gaussian", activation="gelu")
-    x, tangents = X.float(), {"flat": torch.randn_like(module.flat)}
+    module = zokern.nn.TTAdapter(24, 8, rank=3, init="gaussian", activation="gelu").double()
+    x, tangents = X, {"flat": torch.randn_like(module.flat)}
     parameters = {"flat": module.flat.detach()}
     if prepared:
         with torch.no_grad():

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "check_value",
     "check_values",
     "flag",
+    "in_flags",
     "option",
     "options_of",
     "shown",
@@ -75,6 +77,21 @@ def options_of(cls: type) -> dict[str, Option]:
 def flag(name: str) -> str:
     """ "lr_schedule" as the command line spells it: "--lr-schedule"."""
     return "--" + name.replace("_", "-")
+
+
+def in_flags(text: str, names: Collection[str]) -> str:
+    """A message of the library with the options of these names as the command line spells them: "evaluation='loop'"
+    becomes "--evaluation loop"."""
+
+    def spelled(found: re.Match[str]) -> str:
+        name, value = found[1], found[2].strip("'")
+        if name not in names:
+            return found[0]
+        if value in ("True", "False"):
+            return flag(name) if value == "True" else flag(f"no_{name}")
+        return f"{flag(name)} {value}"
+
+    return re.sub(r"\b([a-z_]+)=('[^']*'|True|False|\d[\w.+-]*)", spelled, text)
 
 
 def check_values(options: Any) -> None:

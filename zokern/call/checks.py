@@ -29,7 +29,7 @@ MAX_DIMS = 8  # ZK_MAX_DIMS of csrc/zokern.h
 _SEEDS = 1 << 64
 _EXACT = 1 << 53  # every integer below is a float64 too
 _SHOWN = 120  # characters of a value in a message
-_NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set, torch.nn.Module)
+NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, Set, torch.nn.Module)
 _NO_VALUE = "a tensor that requires grad (taken as a number it would lose its gradient; detach it)"
 
 T = TypeVar("T")
@@ -94,7 +94,7 @@ def as_sequence(name: str, value: Any, kind: str = "a list") -> list[Any]:
     if type(value) is list or type(value) is tuple:
         return [*value]
     entries = None
-    if not isinstance(value, _NO_LISTS) or isinstance(value, torch.nn.ParameterList):
+    if not isinstance(value, NO_LISTS) or isinstance(value, torch.nn.ParameterList):
         try:
             entries = iter(value)
         except (TypeError, RuntimeError):  # what cannot be iterated, a sparse or a nested tensor

@@ -7,6 +7,7 @@ a zero tensor without memory, storage that was freed, wrappers around other tens
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import ge
 
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from .dispatch import PLAIN, forward_mode, has_tangent, observed
 
 is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 """Whether a tensor stands for others inside a transform of `torch.func`."""
+
+
+_PLAIN = set(PLAIN)
+_is_contiguous, _offset, _is_neg = Tensor.is_contiguous, Tensor.storage_offset, Tensor.is_neg
+_data_ptr = Tensor.data_ptr
+_storage, _storage_bytes = Tensor.untyped_storage, torch.UntypedStorage.nbytes
+_is_nested = Tensor.is_nested.__get__  # type: ignore[attr-defined]
+_nbytes = Tensor.nbytes.__get__  # type: ignore[attr-defined]
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -36,6 +45,22 @@ def is_in_memory(tensor: Tensor) -> bool:
             return True
         return tensor.data_ptr() != 0 and tensor.untyped_storage().nbytes() >= _bytes(tensor)
     except (RuntimeError, NotImplementedError):  # a wrapper has no storage
+        return False
+
+
+def _all_dense(tensors: Sequence[Tensor]) -> bool:
+    """`is_in_memory` of all of a list as nearly all are, dense from the start of their storage: asked in bulk."""
+    try:
+        return (
+            _PLAIN.issuperset(map(type, tensors))
+            and all(map(_is_contiguous, tensors))
+            and all(map(_data_ptr, tensors))
+            and not any(map(_offset, tensors))
+            and not any(map(_is_neg, tensors))
+            and not any(map(_is_nested, tensors))
+            and all(map(ge, map(_storage_bytes, map(_storage, tensors)), map(_nbytes, tensors)))
+        )
+    except (RuntimeError, NotImplementedError):
         return False
 
 
@@ -98,7 +123,7 @@ def check_all_in_memory(name: str, tensors: Sequence[Tensor]) -> None:
     """`check_in_memory` of each tensor of a list that an op writes or reads."""
     if torch.compiler.is_compiling():
         return
-    for i, tensor in enumerate(tensors):
+    for i, tensor in enumerate(() if _all_dense(tensors) else tensors):
         if not is_in_memory(tensor):
             check_in_memory(f"{name}[{i}]", tensor)
     if forward_mode() and any(map(has_tangent, tensors)):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .checks import check_factors, check_fp32
+from .checks import NO_LISTS, check_factors, check_fp32
 from .lists import Lists
 
 
@@ -14,9 +14,7 @@ def is_row(value: Any) -> bool:
     """Whether `value` holds numbers: a list, a tensor with a dimension; not a number, a 0-d tensor or text."""
     if type(value) in (float, int):  # what nearly every call passes
         return False
-    return (
-        isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) > 0
-    )
+    return isinstance(value, Iterable) and not isinstance(value, NO_LISTS) and getattr(value, "ndim", 1) > 0
 
 
 def materialised(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from zokern.app.fields import flag, shown
+from zokern.app.fields import flag, in_flags, shown
 from zokern.app.methods import adam, adamu, adazeta, first_order, mezo, sparse, svrg
 from zokern.app.methods.base import Closures, Method, Progress, full_size
 from zokern.app.methods.first_order import FIRST_ORDER_STEP
@@ -78,4 +78,5 @@ def build_optimizer(model: nn.Module, options: TrainOptions) -> tuple[Method, An
     try:
         return method, method.build(model, options)
     except (ValueError, TypeError) as error:
-        raise UserError(f"Method {options.method} rejects its options: {error}") from None
+        text = in_flags(str(error), {field.name for field in dataclasses.fields(options)})
+        raise UserError(f"Method {options.method} rejects its options: {text}") from None
