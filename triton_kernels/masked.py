@@ -70,6 +70,7 @@ def masked_kernel(
         chosen = tl.abs(value) <= tl.cast(threshold, tl.float32).to(value.dtype)
     else:
         chosen = read(masks + offsets(start, sizes, strides_mask, BLOCK), interior, start, n, BLOCK) != 0
+    value = tl.where(decay == 0.0, 0.0, value)  # then it may be NaN
     new = moved(
         value, octet, stream.to(tl.uint32), count, table, decay, (seed0, seed1, seed2, seed3),
         (scale0, scale1, scale2, scale3), TERMS, GAUSSIAN, STOCHASTIC, BLOCK, out.dtype.element_ty,

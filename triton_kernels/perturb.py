@@ -92,7 +92,7 @@ def moved(
     dtype: tl.constexpr,
 ):  # fmt: skip
     """The new values, in `dtype`, of the octets' elements, whose widened values are `value`."""
-    value = tl.where(decay == 0.0, 0.0, value * tl.cast(decay, tl.float32))  # NaN does not matter then
+    value = value * tl.cast(decay, tl.float32)
     if TERMS == 1:
         value = add_term(value, octet, seeds[0], scales[0], stream, GAUSSIAN, BLOCK)
     elif TERMS == 4:
@@ -274,10 +274,13 @@ def perturb_(
         table, four_seeds, four_scales, terms = _term_arguments(seeds, scales, params[0].device)
         for whole, target, stream, first in zip(params, out, streams, offsets):
             sixteen_bits = target.dtype in (torch.bfloat16, torch.float16)
-            # a float64 source says in which type the sums are made
-            unread = decay == 0.0 and (target.dtype == whole.dtype or whole.dtype != torch.float64)
             for offset, (p, q) in _pieces(first, whole, target):
                 n, head = p.numel(), offset % 8
+                unread = decay == 0.0
+                if (
+                    unread and torch.float64 in (p.dtype, q.dtype) and p.dtype != q.dtype
+                ):  # it says how sums are made
+                    p, unread = p.new_zeros(()).expand(p.shape), False
                 perturb_kernel[(triton.cdiv(head + n, BLOCK),)](
                     None if unread else p, q, table, *_geometry(p, q), n, head, offset // 8, stream,
                     len(seeds), *four_seeds, decay, *four_scales,

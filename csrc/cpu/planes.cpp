@@ -64,6 +64,7 @@ void move_run(T* memory, int64_t stride, T* buffer, int64_t n) {
     return;
   }
   int64_t i = 0;
+  for (; In && stride == 2 && i < n; ++i, memory += 2, ++buffer) *buffer = *memory;  // which compiles to shuffles
   for (; i + 4 <= n; i += 4, memory += 4 * stride, buffer += 4) {
     for (int u = 0; u < 4; ++u) move_element<T, In>(memory + u * stride, buffer + u);
   }

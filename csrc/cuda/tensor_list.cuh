@@ -45,7 +45,7 @@ struct Dense {
   uint64_t end;    // elements from the start of the first unit to the end of the tensor
   uint32_t stream;
   uint32_t first_chunk;
-  uint8_t head;  // elements of the first unit that lie before the tensor
+  uint8_t head;       // elements of the first unit that lie before the tensor
   uint8_t dtype;      // of src
   uint8_t out_dtype;  // of dst; another only in the general kernel
   uint8_t vector;     // src and dst are 16-byte aligned at every unit
