@@ -79,7 +79,15 @@ def test_no_state_kernel_spills(state_rows: list[dict[str, Any]]) -> None:
 
 def test_float_operations_of_state_kernels_are_exactly_rounded(state_rows: list[dict[str, Any]]) -> None:
     """The root of a second moment may be of a subnormal number: no `.ftz` there."""
-    compared = {"setp.gt.f32", "setp.lt.f32", "setp.le.f32", "setp.le.f64", "setp.neu.f32", "abs.f64"}
+    compared = {
+        "setp.eq.f32",
+        "setp.gt.f32",
+        "setp.lt.f32",
+        "setp.le.f32",
+        "setp.le.f64",
+        "setp.neu.f32",
+        "abs.f64",
+    }
     allowed = (EXACT - {"sqrt.rn.ftz.f32"}) | compared | {"div.rn.f32", "cvt.rn.f32.f64"}
     assert {op for row in state_rows for op in row["float_operations"]} - allowed == set()
 

@@ -58,7 +58,7 @@ def test_equals_the_dense_weight_for_any_layer(backend):
         pytest.skip(backend.unavailable())
 
     @settings(
-        max_examples=15 if backend.interpreted else 60,
+        max_examples=8 if backend.interpreted else 60,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.too_slow],
