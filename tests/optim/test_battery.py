@@ -87,7 +87,8 @@ def test_moves_alike_on_every_backend(method: Method, dtype: torch.dtype, backen
     def run(device: str) -> list[Tensor]:
         model = method.problem(dtype, device)
         optimizer = method.make(model, restore="snapshot" if method.batched else "inplace")
-        for t in range(2 if backend.interpreted else 4):
+        interpreted = 2 if dtype == torch.bfloat16 else 1  # steps of seconds
+        for t in range(interpreted if backend.interpreted else 4):
             optimizer.replay_step(method.log(t, 0.01))
         return values(model)
 
