@@ -253,7 +253,7 @@ def test_killed_comparison_is_continued_by_the_same_command(tmp_path):
     """SIGKILL to the parent in the middle of a run: its child ends, and the command run again finishes."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "zokern", "compare", "--task", "digits", "--runs", "zero-shot,mezo:full"]
-    command += ["--seeds", "1", "--forwards", "1500", "--evals", "0", "--test-size", "40", "--out", str(out)]
+    command += ["--seeds", "1", "--forwards", "700", "--evals", "0", "--test-size", "40", "--out", str(out)]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(sys.path))
     parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     log = out / "mezo-full-seed0" / "run" / "steps.jsonl"
@@ -268,7 +268,7 @@ def test_killed_comparison_is_continued_by_the_same_command(tmp_path):
     assert again.returncode == 0, again.stderr
     assert "2/2 mezo:full seed 0: accuracy" in again.stdout
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()[1:]]
-    assert steps == list(range(1, 751))
+    assert steps == list(range(1, 351))
     assert "Resuming after step" in (out / "mezo-full-seed0" / "log.txt").read_text()
 
 
