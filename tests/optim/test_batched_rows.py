@@ -22,10 +22,7 @@ class SequenceFirst(nn.Module):
         self.rnn.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.rnn(self.head_first(x))[0])
-
-    def head_first(self, x: Tensor) -> Tensor:
-        return x
+        return self.head(self.rnn(x)[0])
 
 
 class Meeting(nn.Module):
